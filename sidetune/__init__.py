@@ -1,0 +1,92 @@
+"""Adapts large pretrained vision networks on hardware that could not fine-tune them.
+
+    model = sidetune.adapt("vit_base_patch16_224.augreg_in21k", method="dtl+", num_classes=37)
+    sidetune.fit(model, "pets/train")
+    model.save_pretrained("pets-dtl")
+    sidetune.load("pets-dtl").predict("dog.jpg")
+
+Names are imported when first used, so that `import sidetune` works, and is quick, without PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from sidetune.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from sidetune.backbones import Backbone, open_backbone
+    from sidetune.contract import check_method
+    from sidetune.data import Samples, Splits, Transform, read_data
+    from sidetune.export import export_onnx
+    from sidetune.features import Features, Need
+    from sidetune.measure.compare import compare
+    from sidetune.methods import METHODS, Adaptation, Method, SideNetwork
+    from sidetune.model import AdaptedModel, adapt
+    from sidetune.saving import load
+    from sidetune.train.evaluate import evaluate
+    from sidetune.train.loop import fit
+    from sidetune.train.papers import PaperRun, paper_run, paper_runs
+    from sidetune.train.recipe import Recipe
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS",
+    "AdaptedModel",
+    "Adaptation",
+    "Backbone",
+    "Features",
+    "Method",
+    "Need",
+    "PaperRun",
+    "Recipe",
+    "Samples",
+    "SideNetwork",
+    "Splits",
+    "Transform",
+    "adapt",
+    "check_method",
+    "compare",
+    "evaluate",
+    "export_onnx",
+    "fit",
+    "load",
+    "open_backbone",
+    "paper_run",
+    "paper_runs",
+    "read_data",
+]
+
+HOMES = {
+    "sidetune.backbones": ("Backbone", "open_backbone"),
+    "sidetune.contract": ("check_method",),
+    "sidetune.data": ("Samples", "Splits", "Transform", "read_data"),
+    "sidetune.export": ("export_onnx",),
+    "sidetune.features": ("Features", "Need"),
+    "sidetune.measure.compare": ("compare",),
+    "sidetune.methods": ("METHODS", "Adaptation", "Method", "SideNetwork"),
+    "sidetune.model": ("AdaptedModel", "adapt"),
+    "sidetune.saving": ("load",),
+    "sidetune.train.evaluate": ("evaluate",),
+    "sidetune.train.loop": ("fit",),
+    "sidetune.train.papers": ("PaperRun", "paper_run", "paper_runs"),
+    "sidetune.train.recipe": ("Recipe",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for home, names in HOMES.items():
+        if name in names:
+            try:
+                return getattr(importlib.import_module(home), name)
+            except ModuleNotFoundError as e:
+                if (e.name or "").startswith("sidetune"):
+                    raise
+                raise MissingExtra(f"sidetune.{name} (which imports {e.name})", "train") from e
+    raise AttributeError(f"module 'sidetune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,119 @@
+"""Pretrained networks opened up: `open_backbone` turns a name, a file or a timm module into a `Backbone`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from timm.models.convnext import ConvNeXt
+from timm.models.efficientnet import EfficientNet
+from timm.models.resnet import ResNet
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from sidetune.backbones.backbone import Backbone, Card, Parts, trace_shapes
+from sidetune.backbones.cnn import open_efficientnet, open_resnet
+from sidetune.backbones.convnext import open_convnext
+from sidetune.backbones.packaged import PACKAGED
+from sidetune.backbones.structure import frozen, rebuild
+from sidetune.backbones.swin import open_swin
+from sidetune.backbones.vit import open_vit
+from sidetune.backbones.weights import create, digest_of
+
+__all__ = ["FAMILIES", "Backbone", "Card", "open_backbone"]
+
+FAMILIES: Mapping[type[nn.Module], Callable[[Any], Parts]] = {
+    VisionTransformer: open_vit,
+    SwinTransformer: open_swin,
+    ConvNeXt: open_convnext,
+    ResNet: open_resnet,
+    EfficientNet: open_efficientnet,
+}
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def open_backbone(
+    source: str | nn.Module,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    pretrained: bool = True,
+    architecture: str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Backbone:
+    """Open a network: a timm name, a packaged name, a weights file (with its timm `architecture`), or a timm module.
+
+    A module of the caller's is left untouched; its weights are shared, not copied. `image_size` (pixels, or height and
+    width) resamples position embeddings where the network has them; the default is the network's own size. `mean` and
+    `std` default to what the network was pretrained with.
+
+    Raises ValueError for unknown names, families and image sizes that the network cannot take, ConnectionError if a
+    hub cannot be reached, MissingExtra for a packaged backbone that is not installed.
+    """
+    model: Any = (
+        source if isinstance(source, nn.Module) else create(source, architecture=architecture, pretrained=pretrained)
+    )
+    if type(model) not in FAMILIES:
+        known = ", ".join(cls.__name__ for cls in FAMILIES)
+        raise ValueError(f"a {type(model).__name__} cannot be opened; families known: {known} (of timm)")
+    model = rebuild(model, lambda _, t: frozen(t)).eval()
+    model.reset_classifier(0)
+    config = getattr(model, "pretrained_cfg", None) or {}
+    if isinstance(source, str) and source in PACKAGED:
+        config = {**config, "mean": PACKAGED[source].mean, "std": PACKAGED[source].std}
+    on_meta = any(p.is_meta for p in model.parameters())
+    digest = "meta" if on_meta else digest_of(model.state_dict())
+    size = resize(model, image_size, tuple(config.get("input_size", (3, 224, 224))[1:]))
+    for parameter in model.parameters():  # resizing may have made new ones
+        parameter.requires_grad_(False)
+
+    parts = FAMILIES[type(model)](model)
+    try:
+        input_shapes, output_shapes, num_features = trace_shapes(parts, size)
+    except (RuntimeError, AssertionError) as e:
+        raise ValueError(f"this {parts.family} backbone cannot take images of {size[0]} x {size[1]} pixels: {e}") from e
+    card = Card(
+        name=name_of(source, config),
+        architecture=config.get("architecture") or architecture or "",
+        family=parts.family,
+        digest=digest,
+        image_size=size,
+        mean=tuple(mean or config.get("mean") or IMAGENET[0]),
+        std=tuple(std or config.get("std") or IMAGENET[1]),
+    )
+    return Backbone(
+        **vars(parts), card=card, input_shapes=input_shapes, output_shapes=output_shapes, num_features=num_features
+    )
+
+
+def resize(model: Any, image_size: int | tuple[int, int] | None, native: tuple[int, ...]) -> tuple[int, int]:
+    """Set the network to an image size (height, width) and return it."""
+    embed = getattr(model, "patch_embed", None)
+    if embed is not None and embed.img_size is not None:
+        native = tuple(embed.img_size)
+    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or native)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"image_size must be a number of pixels or (height, width), got {image_size!r}")
+    if embed is None:
+        return size
+    for pixels, patch in zip(size, embed.patch_size, strict=True):
+        if pixels % patch:
+            below = pixels - pixels % patch
+            near = f"{below} and {below + patch}" if below else f"{patch}"
+            raise ValueError(f"image size {pixels} is no multiple of the patch size {patch}; nearest: {near}")
+    if size != native:
+        with warnings.catch_warnings():  # of torch about how timm resamples Swin's bias tables
+            warnings.simplefilter("ignore")
+            model.set_input_size(img_size=size)
+    return size
+
+
+def name_of(source: str | nn.Module, config: Mapping[str, Any]) -> str:
+    """A name that `open_backbone` takes again, with timm's tag of the weights; '' for a module of the caller's."""
+    if isinstance(source, nn.Module):
+        return ""
+    tag = config.get("tag")
+    return f"{source}.{tag}" if tag and source == config.get("architecture") else source

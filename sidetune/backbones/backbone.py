@@ -1,0 +1,110 @@
+"""A pretrained network opened up: stem -> blocks grouped in stages -> norm -> pooled feature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sidetune.backbones.layout import Layout
+from sidetune.backbones.structure import rebuild
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """The modules of a network in the order images meet them. Blocks, stages and their transitions count from 1."""
+
+    family: str
+    """vit, swin, convnext, resnet or efficientnet."""
+    stem: nn.Module
+    blocks: Mapping[int, nn.Module]
+    transitions: Mapping[int, nn.Module]
+    """By block: what stands between the block before and this one, where a stage begins."""
+    stages: Mapping[int, int]
+    """By block: its stage."""
+    pools: Mapping[str, nn.Module]
+    native_pool: str
+    """The pooling the network was pretrained with."""
+    layout: Layout
+
+    def named_parts(self, pool: str) -> Iterator[tuple[str, nn.Module]]:
+        """Every module of the network under the name that trained parameters carry, e.g. `blocks.7`."""
+        yield "stem", self.stem
+        for i, block in self.blocks.items():
+            if i in self.transitions:
+                yield f"transitions.{i}", self.transitions[i]
+            yield f"blocks.{i}", block
+        yield "pool", self.pools[pool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Which network this is: what is kept with everything that is trained on it."""
+
+    name: str
+    """What `open_backbone` was given, so that a saved adapter finds its backbone again; '' for a caller's module."""
+    architecture: str
+    """timm's name of the architecture."""
+    family: str
+    digest: str
+    """SHA-256 of the weights before any resampling to another image size."""
+    image_size: tuple[int, int]
+    """Height and width in pixels."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    """The normalisation of the network's own configuration, for pixels in 0..1."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Backbone(Parts):
+    """A frozen, opened network and what is known of it. Nothing in it is ever changed; models share it."""
+
+    card: Card
+    input_shapes: Mapping[int, tuple[int, ...]]
+    """By block: the shape of its input without the batch axis."""
+    output_shapes: Mapping[int, tuple[int, ...]]
+    """By block, 0 being the stem: the shape of its output without the batch axis."""
+    num_features: int
+    """Width of the pooled feature."""
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.blocks)
+
+    def width(self, block: int) -> int:
+        """Channels of the block's input."""
+        return self.input_shapes[block][0 if self.layout.channels_first else -1]
+
+    def keeps_shape(self, block: int) -> bool:
+        """Whether the block's output has the shape of its input (the first block of a ResNet stage does not)."""
+        return self.input_shapes[block] == self.output_shapes[block]
+
+
+@torch.no_grad()
+def trace_shapes(
+    parts: Parts, image_size: tuple[int, int]
+) -> tuple[dict[int, tuple[int, ...]], dict[int, tuple[int, ...]], int]:
+    """Shapes of every block's input and output and the pooled width, found on the meta device without computing."""
+
+    def on_meta(module: nn.Module) -> nn.Module:
+        copied = rebuild(
+            module,
+            lambda _, t: (
+                nn.Parameter(t.to("meta"), requires_grad=False) if isinstance(t, nn.Parameter) else t.to("meta")
+            ),
+        )
+        return copied.eval()
+
+    inputs: dict[int, tuple[int, ...]] = {}
+    outputs: dict[int, tuple[int, ...]] = {}
+    z = on_meta(parts.stem)(torch.empty(1, 3, *image_size, device="meta"))
+    outputs[0] = tuple(z.shape[1:])
+    for i, block in parts.blocks.items():
+        if i in parts.transitions:
+            z = on_meta(parts.transitions[i])(z)
+        inputs[i] = tuple(z.shape[1:])
+        z = on_meta(block)(z)
+        outputs[i] = tuple(z.shape[1:])
+    return inputs, outputs, on_meta(parts.pools[parts.native_pool])(z).shape[1]

@@ -1,0 +1,33 @@
+"""timm's ResNet and EfficientNet: the first block of a stage changes width and size itself, channels-first maps."""
+
+from timm.models.efficientnet import EfficientNet
+from timm.models.resnet import ResNet
+from torch import nn
+
+from sidetune.backbones.backbone import Parts
+from sidetune.backbones.layout import Layout
+from sidetune.backbones.staged import staged_parts
+
+
+def open_resnet(net: ResNet) -> Parts:
+    return staged_parts(
+        "resnet",
+        stem=nn.Sequential(net.conv1, net.bn1, net.act1, net.maxpool),
+        stages=[(None, list(layer)) for layer in (net.layer1, net.layer2, net.layer3, net.layer4)],
+        norm=nn.Identity(),
+        norm_first=True,
+        global_pool=net.global_pool,
+        layout=Layout(channels_first=True),
+    )
+
+
+def open_efficientnet(net: EfficientNet) -> Parts:
+    return staged_parts(
+        "efficientnet",
+        stem=nn.Sequential(net.conv_stem, net.bn1),
+        stages=[(None, list(stage)) for stage in net.blocks],
+        norm=nn.Sequential(net.conv_head, net.bn2),
+        norm_first=True,
+        global_pool=net.global_pool,
+        layout=Layout(channels_first=True),
+    )

@@ -1,0 +1,70 @@
+"""The frozen half: images in, features out, nothing kept and nothing changed.
+
+The freeze contract: parameters ask for no gradient, the modules stay in eval mode whatever `train()` is called on them
+(dropout and stochastic depth sleep, BatchNorm keeps its statistics), and the forward pass records no graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sidetune.backbones.backbone import Backbone
+from sidetune.features import Features, Need
+
+
+class Prefix(nn.Module):
+    """Stem, blocks 1..last_block and, if asked for, poolings of the last block's output."""
+
+    def __init__(self, backbone: Backbone, last_block: int, pools: Iterable[str] = ()) -> None:
+        super().__init__()
+        self.image_size = backbone.card.image_size
+        self.stem = backbone.stem
+        numbers = range(1, last_block + 1)
+        self.blocks = nn.ModuleDict({str(i): backbone.blocks[i] for i in numbers})
+        self.transitions = nn.ModuleDict({str(i): t for i, t in backbone.transitions.items() if i in numbers})
+        self.pools = nn.ModuleDict({name: backbone.pools[name] for name in pools})
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Float[Tensor, "batch 3 height width"], need: Need) -> Features:
+        """Run no further than `need` asks; raises ValueError for images of another size than the backbone's."""
+        check_images(images, self.image_size)
+        inputs: dict[int, Tensor] = {}
+        outputs: dict[int, Tensor] = {}
+        z = self.stem(images)
+        if 0 in need.outputs:
+            outputs[0] = in_compute_type(z)
+        for number in range(1, need.last_block(len(self.blocks)) + 1):
+            if (transition := str(number)) in self.transitions:
+                z = self.transitions[transition](z)
+            if number in need.inputs:
+                inputs[number] = in_compute_type(z)
+            z = self.blocks[str(number)](z)
+            if number in need.outputs:
+                outputs[number] = in_compute_type(z)
+        pooled = {name: in_compute_type(self.pools[name](z)) for name in sorted(need.pooled)}
+        return Features(inputs=inputs, outputs=outputs, pooled=pooled)
+
+
+def in_compute_type(t: Tensor) -> Tensor:
+    """Taps cross the seam in the type that autocast computes in, where it is on."""
+    kind = t.device.type
+    return t.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else t
+
+
+def check_images(images: Tensor, image_size: tuple[int, int]) -> None:
+    height, width = image_size
+    if images.ndim != 4 or tuple(images.shape[1:]) != (3, height, width):
+        raise ValueError(
+            f"expected images of shape (batch, 3, {height}, {width}), got {tuple(images.shape)}; "
+            f"resize them, or open the backbone with image_size="
+        )

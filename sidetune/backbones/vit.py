@@ -1,0 +1,62 @@
+"""timm's VisionTransformer: class token or not, registers, LayerScale, any patch size."""
+
+from __future__ import annotations
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from sidetune.backbones.backbone import Parts
+from sidetune.backbones.layout import Layout
+from sidetune.backbones.pools import MeanPool, TimmPool, TokenPool
+
+
+class ViTStem(nn.Module):
+    """Patch embedding, class and register tokens, position embedding."""
+
+    def __init__(self, vit: VisionTransformer) -> None:
+        super().__init__()
+        self.patch_embed = vit.patch_embed
+        self.cls_token, self.reg_token, self.pos_embed = vit.cls_token, vit.reg_token, vit.pos_embed
+        self.position_skips_prefix = vit.no_embed_class
+        self.pos_drop, self.patch_drop, self.norm_pre = vit.pos_drop, vit.patch_drop, vit.norm_pre
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.patch_embed(images)
+        if x.ndim == 4:  # networks made for several sizes leave the grid unflattened
+            x = x.flatten(1, 2)
+        prefix = [t.expand(x.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
+        if self.pos_embed is None:
+            x = torch.cat([*prefix, x], dim=1)
+        elif self.position_skips_prefix:
+            x = torch.cat([*prefix, x + self.pos_embed], dim=1)
+        else:
+            x = torch.cat([*prefix, x], dim=1) + self.pos_embed
+        return self.norm_pre(self.patch_drop(self.pos_drop(x)))
+
+
+def open_vit(vit: VisionTransformer) -> Parts:
+    layout = Layout(num_prefix_tokens=vit.num_prefix_tokens, grid=tuple(vit.patch_embed.grid_size))
+    norm = vit.fc_norm if isinstance(vit.norm, nn.Identity) else vit.norm
+    pools: dict[str, nn.Module] = {"mean": MeanPool(norm, layout, norm_first=False)}
+    if vit.has_class_token:
+        pools["token"] = TokenPool(norm)
+    match vit.global_pool:
+        case "token" if isinstance(vit.fc_norm, nn.Identity):
+            native = "token"
+        case "avg" if isinstance(vit.norm, nn.Identity) and not vit.pool_include_prefix:
+            native = "mean"
+        case _:
+            native = "native"
+            pools[native] = TimmPool(vit)
+    blocks = dict(enumerate(vit.blocks, start=1))
+    return Parts(
+        family="vit",
+        stem=ViTStem(vit),
+        blocks=blocks,
+        transitions={},
+        stages=dict.fromkeys(blocks, 1),
+        pools=pools,
+        native_pool=native,
+        layout=layout,
+    )

@@ -1,0 +1,101 @@
+"""Where a network's weights come from: timm's hub, a local file, a registry package, or a module in hand."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+from sidetune.backbones.packaged import PACKAGED, packaged_weights
+
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
+
+# (width, patch) of the original JAX Vision Transformers -> timm's architecture
+JAX_VITS = {
+    (192, 16): "vit_tiny_patch16_224",
+    (384, 16): "vit_small_patch16_224",
+    (384, 32): "vit_small_patch32_224",
+    (768, 8): "vit_base_patch8_224",
+    (768, 16): "vit_base_patch16_224",
+    (768, 32): "vit_base_patch32_224",
+    (1024, 16): "vit_large_patch16_224",
+    (1024, 32): "vit_large_patch32_224",
+    (1280, 14): "vit_huge_patch14_224",
+}
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, independent of order."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sha.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def is_file(name: str) -> bool:
+    """Whether a backbone's name is a weights file rather than a name of timm's."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def create(name: str, *, architecture: str | None, pretrained: bool) -> nn.Module:
+    """A timm network without its classifier, with weights from wherever `name` points."""
+    if is_file(name):
+        return from_file(Path(name), architecture)
+    if name in PACKAGED:
+        model = timm.create_model(PACKAGED[name].architecture, num_classes=0)
+        if pretrained:
+            model.load_state_dict({k: v for k, v in packaged_weights(name).items() if k in model.state_dict()})
+        return model
+    if not timm.is_model(name):
+        known = [*timm.list_models(), *timm.list_pretrained(), *PACKAGED]
+        near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+        raise ValueError(
+            f"unknown backbone {name!r}: neither a timm name, nor a packaged one ({', '.join(PACKAGED)}), nor a file "
+            f"ending in {', '.join(SUFFIXES)}" + (f". Near: {', '.join(near)}" if near else "")
+        )
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as e:  # the hub's client has many error types and no common base
+        if not pretrained:
+            raise
+        raise ConnectionError(
+            f"the pretrained weights of {name!r} could not be fetched ({type(e).__name__}: {e}). Without a network, "
+            f"pass a weights file, or use a packaged backbone: {', '.join(PACKAGED)}"
+        ) from e
+
+
+def from_file(path: Path, architecture: str | None) -> nn.Module:
+    """Weights of timm (safetensors or torch), or of the original JAX ViT (npz). Never unpickles code."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file at {path}")
+    architecture = architecture or (jax_architecture(path) if path.suffix == ".npz" else None)
+    if architecture is None:
+        raise ValueError(f"pass architecture='...' (a timm name): {path.name} does not say which network it fits")
+    if not timm.is_model(architecture):
+        raise ValueError(f"unknown architecture {architecture!r}; timm.list_models() lists those that exist")
+    overlay = {"file": str(path), "custom_load": path.suffix == ".npz"}
+    try:
+        return timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
+    except Exception as e:  # damaged or foreign files fail in as many ways as there are readers
+        raise ValueError(f"{path} does not hold weights that fit {architecture}: {e}") from e
+
+
+def jax_architecture(path: Path) -> str:
+    """The ViT that an original JAX checkpoint holds, from the shape of its patch embedding."""
+    try:
+        with np.load(path) as file:
+            patch, _, _, width = file["embedding/kernel"].shape
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as e:
+        raise ValueError(f"{path} is not an original JAX ViT checkpoint: {e}") from e
+    if (width, patch) not in JAX_VITS:
+        raise ValueError(f"{path} holds a ViT of width {width} and patch {patch}; pass architecture='...'")
+    return JAX_VITS[width, patch]

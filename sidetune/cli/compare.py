@@ -1,0 +1,90 @@
+"""`sidetune compare`: several methods on the same data, as a table and a folder of pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidetune.cli.options import JSON, Backbone, Epochs, Overwrite, Set, SkipBad
+from sidetune.errors import RunExists
+
+if TYPE_CHECKING:
+    from sidetune.measure.compare import Comparison
+
+
+def compare_command(
+    data: Annotated[str, typer.Argument(help="Image folder, or fashion-1k, sprites-location, sprites-orientation.")],
+    methods: Annotated[str, typer.Option(help="Names with commas between.")] = "linear,lora,dtl+",
+    seeds: Annotated[int, typer.Option(help="How many seeds each method is trained with.", min=1)] = 1,
+    backbone: Backbone = "vit_base_patch16_224.augreg_in21k",
+    epochs: Epochs = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the report; compare-DATA if not given.")] = None,
+    settings: Set = [],  # noqa: B006
+    overwrite: Overwrite = False,
+    skip_bad: SkipBad = False,
+    as_json: JSON = False,
+) -> None:
+    """Train methods side by side: accuracy, trained parameters, peak memory, seconds."""
+    from sidetune.backbones import open_backbone
+    from sidetune.cli.choices import Setup, changed, parse
+    from sidetune.cli.data import read_checked
+    from sidetune.cli.progress import progress
+    from sidetune.measure.compare import compare
+    from sidetune.measure.report import write_report
+    from sidetune.methods import find_method
+    from sidetune.train.recipe import Recipe
+
+    choices = parse(settings)
+    if choices.method:
+        raise ValueError("method choices differ from method to method; register a preset of your own to compare it")
+    setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
+    chosen = {name: find_method(name) for name in methods.split(",")}
+    with progress() as report:
+        splits = read_checked(data, report, skip_bad=skip_bad)
+        out = fresh(out or Path(f"compare-{splits.name}"), overwrite)
+        comparison, models = compare(
+            splits,
+            open_backbone(backbone, image_size=setup.image_size, architecture=setup.architecture),
+            chosen,
+            recipe=recipe if epochs is None else replace(recipe, epochs=epochs),
+            seeds=range(recipe.seed, recipe.seed + seeds),
+            transform=setup.transform,
+            out=out / "adapters",
+            report=report,
+        )
+        write_report(out, [(comparison, models, splits.parts()[comparison.scored_on])])
+    if as_json:
+        print(json.dumps(asdict(comparison)))
+        return
+    show(comparison)
+    print(f"report in {out / 'report.md'}, adapters in {out / 'adapters'}")
+
+
+def fresh(out: Path, overwrite: bool) -> Path:
+    """The folder, empty of a report. Raises RunExists if it holds one that may not be replaced."""
+    import shutil
+
+    if (out / "report.md").exists() or (out / "adapters").exists():
+        if not overwrite:
+            raise RunExists(f"{out} already holds a report; replace it by --overwrite, or choose another --out")
+        shutil.rmtree(out)
+    return out
+
+
+def show(comparison: Comparison) -> None:
+    """The comparison as a table on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from sidetune.measure.report import HEADINGS, cells, footnote, heading
+
+    table = Table(*HEADINGS, title=heading(comparison), title_justify="left")
+    for row in comparison.rows:
+        table.add_row(*cells(row))
+    console = Console()
+    console.print(table)
+    console.print(footnote(comparison), highlight=False)

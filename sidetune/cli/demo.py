@@ -1,0 +1,53 @@
+"""`sidetune demo`: the main job on real input, in minutes on two CPU cores."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sidetune.cli.options import Overwrite
+
+BACKBONE = "vit_small_patch14_dinov2.saliency"
+METHODS = ("linear", "lora", "full", "dtl+")
+
+
+def demo_command(
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-report"), overwrite: Overwrite = False
+) -> None:
+    """Compare linear probe, LoRA, full fine-tuning and DTL+ on Fashion-1k and sprite location."""
+    from sidetune.backbones import open_backbone
+    from sidetune.cli.compare import fresh, show
+    from sidetune.cli.progress import ERR, progress
+    from sidetune.data import read_data
+    from sidetune.measure.compare import compare
+    from sidetune.measure.report import write_report
+    from sidetune.methods import find_method
+    from sidetune.train.recipe import Recipe
+
+    start = time.perf_counter()
+    fresh(out, overwrite)
+    backbone = open_backbone(BACKBONE, image_size=56)
+    results = []
+    with progress() as report:
+        for name in ("fashion-1k", "sprites-location"):
+            ERR.print(f"{name} on {BACKBONE} at 56 px")
+            splits = read_data(name)
+            comparison, models = compare(
+                splits,
+                backbone,
+                {name: find_method(name) for name in METHODS},
+                recipe=Recipe(epochs=6, lr_update="step"),
+                epochs={"full": 2},
+                transform="vtab",
+                out=out / "adapters" / name,
+                report=report,
+            )
+            results.append((comparison, models, splits.parts()["test"]))
+        write_report(out, results)
+    for comparison, _, _ in results:
+        show(comparison)
+    print(f"{time.perf_counter() - start:.0f} s in all")
+    print(f"report with pictures in {out / 'report.md'}, adapters in {out / 'adapters'}")

@@ -1,0 +1,102 @@
+"""`sidetune fit`: train on a folder of images."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sidetune.cli.options import JSON, Backbone, Epochs, Overwrite, Set, SkipBad
+
+
+def fit_command(
+    data: Annotated[str, typer.Argument(help="Folder with train/CLASS/*.jpg (and val/, test/), or of classes alone.")],
+    backbone: Backbone = "vit_base_patch16_224.augreg_in21k",
+    method: Annotated[str, typer.Option(help="See `sidetune methods`.")] = "dtl+",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run and the model; runs/DATA-METHOD if not given.")
+    ] = None,
+    epochs: Epochs = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="All choices of a run of the papers, see `sidetune recipes`.")
+    ] = None,
+    settings: Set = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    overwrite: Overwrite = False,
+    skip_bad: SkipBad = False,
+    as_json: JSON = False,
+) -> None:
+    """Fine-tune a backbone on your images and score it on the test images."""
+    from sidetune.backbones import open_backbone
+    from sidetune.cli.choices import Setup, changed, parse
+    from sidetune.cli.data import read_checked
+    from sidetune.cli.progress import ERR, progress
+    from sidetune.measure.parameters import count
+    from sidetune.methods import find_method
+    from sidetune.model import adapt
+    from sidetune.train.evaluate import evaluate
+    from sidetune.train.loop import fit
+    from sidetune.train.papers import paper_run
+    from sidetune.train.recipe import Recipe
+
+    choices = parse(settings)
+    setup, base_recipe, base_method = Setup(), Recipe(), find_method(method)
+    if recipe is not None:
+        run = paper_run(recipe)
+        backbone, base_recipe, base_method = run.backbone, run.recipe, run.method
+        setup = Setup(transform=run.transform, mean=run.mean, std=run.std)
+    setup = changed(setup, choices.setup)
+    chosen_recipe = changed(base_recipe if epochs is None else replace(base_recipe, epochs=epochs), choices.recipe)
+    chosen_method = changed(base_method, choices.method)
+
+    with progress() as report:
+        splits = read_checked(data, report, skip_bad=skip_bad)
+        out = out or Path("runs") / f"{splits.name}-{method}"
+        opened = open_backbone(
+            backbone, image_size=setup.image_size, architecture=setup.architecture, mean=setup.mean, std=setup.std
+        )
+        model = adapt(
+            opened, chosen_method, classes=splits.train.classes, transform=setup.transform, seed=chosen_recipe.seed
+        )
+        del opened  # methods that train the backbone have copied it
+        parameters = count(model)
+        ERR.print(
+            f"{method} on {model.card.name}, {model.card.image_size[0]} x {model.card.image_size[1]} px: "
+            f"{parameters.trainable:,} trained parameters + {parameters.head:,} of the head; "
+            f"{model.frozen_depth} of {model.num_blocks} blocks frozen"
+        )
+        done = fit(
+            model,
+            splits.train,
+            val=splits.val,
+            recipe=chosen_recipe,
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            report=report,
+        )
+        scores = {
+            part: evaluate(model, samples, precision=done.precision).accuracy
+            for part, samples in splits.parts().items()
+            if part != "train"
+        }
+    result = {
+        "out": str(out),
+        "epochs": len(done.history),
+        "kept_epoch": done.kept_epoch,
+        "accuracy": scores,
+        "parameters": asdict(parameters),
+        "seconds": sum(e.seconds for e in done.history) + done.features_seconds,
+        "precision": done.precision,
+        "data": str(Path(data).resolve()) if Path(data).exists() else data,
+    }
+    (out / "run" / "result.json").write_text(json.dumps(result, indent=1))
+    if as_json:
+        print(json.dumps(result))
+        return
+    for part, accuracy in scores.items():
+        print(f"{part} accuracy {100 * accuracy:.2f} %")
+    print(f"model in {out}; try: sidetune predict {out} IMAGE")

@@ -1,0 +1,49 @@
+"""`sidetune VERB`: every verb, and what a user sees when something is wrong."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from sidetune.cli import apply, compare, demo, fit, methods
+from sidetune.errors import MissingExtra, SidetuneError
+
+app = typer.Typer(
+    help="Adapt large pretrained vision networks on small hardware.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("fit")(fit.fit_command)
+app.command("evaluate")(apply.evaluate_command)
+app.command("predict")(apply.predict_command)
+app.command("compare")(compare.compare_command)
+app.command("export")(apply.export_command)
+app.command("merge")(apply.merge_command)
+app.command("methods")(methods.methods_command)
+app.command("recipes")(methods.recipes_command)
+app.command("demo")(demo.demo_command)
+
+STOPPED, WRONG = 130, 2
+
+
+def main() -> None:
+    """Run the command line. What a user can mend is one message without a traceback; our own slips keep theirs."""
+    console = Console(stderr=True)
+    try:
+        app()
+    except ModuleNotFoundError as e:
+        if (e.name or "").startswith("sidetune"):
+            raise
+        fail(console, MissingExtra(f"this verb (it imports {e.name})", "train"), WRONG)
+    except KeyboardInterrupt as e:
+        fail(console, e if str(e) else KeyboardInterrupt("stopped"), STOPPED)
+    except (SidetuneError, ValueError, OSError) as e:
+        fail(console, e, WRONG)
+
+
+def fail(console: Console, error: BaseException, status: int) -> None:
+    console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(status)

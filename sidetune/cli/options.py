@@ -1,0 +1,19 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+BACKBONE_HELP = (
+    "A timm name, a packaged name (vit_small_patch14_dinov2.saliency, tf_efficientnet_lite0.pypi), or a file."
+)
+SET_HELP = "method.NAME=VALUE, recipe.NAME=VALUE, or image_size=, transform=, architecture=. Repeatable."
+
+Backbone = Annotated[str, typer.Option(help=BACKBONE_HELP)]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training images; 100 in the papers.")]
+Set = Annotated[list[str], typer.Option("--set", help=SET_HELP, metavar="NAME=VALUE")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and say which.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

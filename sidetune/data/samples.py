@@ -1,0 +1,75 @@
+"""Labelled images before they are tensors: files on disk or pixels in memory, with the names of their classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sidetune.data.images import open_image
+from sidetune.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Samples:
+    images: Sequence[Path] | np.ndarray
+    """Paths, or grey pixels of shape (image, row, column) and type uint8."""
+    labels: Sequence[int]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        """An RGB picture. Raises DataError for a file that cannot be read."""
+        item = self.images[index]
+        return Image.fromarray(item).convert("RGB") if isinstance(item, np.ndarray) else open_image(item)
+
+    def subset(self, indices: Sequence[int]) -> Samples:
+        if isinstance(self.images, np.ndarray):
+            images: Sequence[Path] | np.ndarray = self.images[list(indices)]
+        else:
+            images = [self.images[i] for i in indices]
+        return replace(self, images=images, labels=[self.labels[i] for i in indices])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Splits:
+    """The three parts of a data set; labels mean the same class in all."""
+
+    name: str
+    train: Samples
+    val: Samples | None
+    test: Samples | None
+
+    def __post_init__(self) -> None:
+        classes = self.train.classes
+        if len(classes) < 2:
+            raise DataError(f"{self.name} has one class only ({', '.join(classes)}); a classifier needs at least two")
+        for part, samples in (("validation", self.val), ("test", self.test)):
+            if samples is not None and samples.classes != classes:
+                raise DataError(f"the {part} images of {self.name} have other classes than the training images")
+
+    def parts(self) -> dict[str, Samples]:
+        """The parts that exist: train, val, test."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: samples for name, samples in parts.items() if samples is not None}
+
+
+def split_off(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
+    """Part samples in two, the second holding `fraction` of each class (at least one where the class has two)."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"the fraction split off must be between 0 and 1, got {fraction}")
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(samples.labels)
+    taken: list[int] = []
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        count = round(fraction * len(members))
+        taken.extend(int(i) for i in members[: max(count, 1) if len(members) > 1 else 0])
+    chosen = set(taken)
+    kept = [i for i in range(len(samples)) if i not in chosen]
+    return samples.subset(kept), samples.subset(sorted(chosen))

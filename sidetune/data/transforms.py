@@ -1,0 +1,67 @@
+"""Pictures -> tensors, as the papers do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+from torch import Tensor
+from torchvision.transforms import v2
+
+from sidetune.errors import unknown
+
+PRESETS = {
+    "vtab": "resize to the square, no augmentation",
+    "photo": "training: random crop and flip; otherwise: resize and centre crop",
+    "few-shot": "random crop, flip and RandAugment; otherwise: resize to a square and centre crop",
+}
+BICUBIC = v2.InterpolationMode.BICUBIC
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """A preset for a size and a normalisation; a saved model keeps it, to treat new images as those it learned from."""
+
+    preset: str
+    image_size: tuple[int, int]
+    """Height and width."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise unknown("transform", self.preset, PRESETS)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether training images differ from epoch to epoch, so that their features cannot be kept."""
+        return self.preset != "vtab"
+
+    def training(self) -> Callable[[Image.Image], Tensor]:
+        if not self.is_random:
+            return self.evaluation()
+        steps: list[Callable[[Image.Image], Image.Image]] = [
+            v2.RandomResizedCrop(self.image_size, interpolation=BICUBIC),
+            v2.RandomHorizontalFlip(),
+        ]
+        if self.preset == "few-shot":
+            reach = int(0.45 * min(self.image_size))
+            fill = tuple(round(255 * m) for m in self.mean)
+            hparams = {"translate_const": reach, "img_mean": fill}
+            steps.append(rand_augment_transform("rand-m9-mstd0.5-inc1", hparams))
+        return v2.Compose([*steps, *self._to_tensor()])
+
+    def evaluation(self) -> Callable[[Image.Image], Tensor]:
+        if self.preset == "vtab":
+            return v2.Compose([v2.Resize(self.image_size, interpolation=BICUBIC), *self._to_tensor()])
+        larger = [round(pixels * 256 / 224) for pixels in self.image_size]
+        to_square = self.preset == "few-shot"
+        resize = v2.Resize(larger if to_square else max(larger), interpolation=BICUBIC)
+        return v2.Compose([resize, v2.CenterCrop(self.image_size), *self._to_tensor()])
+
+    def _to_tensor(self) -> list[Callable[[Image.Image], Tensor]]:
+        to_float = v2.ToDtype(torch.float32, scale=True)
+        return [v2.ToImage(), to_float, v2.Normalize(list(self.mean), list(self.std))]

@@ -1,0 +1,63 @@
+"""Every error of our own.
+
+SidetuneError
+├── MissingExtra       a part that `pip install sidetune` does not bring is needed     (ImportError)
+├── DataError          images, labels or folders that cannot be used                   (ValueError)
+├── MethodRefused      a method that makes no sense on this backbone                   (ValueError)
+├── WeightsMismatch    weights other than those that were trained on                   (ValueError)
+├── CannotMerge        a method that cannot be folded into the backbone's weights      (ValueError)
+├── RunExists          an output folder that already holds a run                       (ValueError)
+├── NoSpace            a disk without room for what is about to be written             (OSError)
+├── NonFiniteLoss      a loss that became NaN or infinite                              (ArithmeticError)
+└── Interrupted        a run that was stopped and can be resumed                       (KeyboardInterrupt)
+
+Wrong values of an argument are a plain `ValueError`.
+"""
+
+from collections.abc import Iterable
+
+
+class SidetuneError(Exception):
+    """Base of the errors a user can do something about."""
+
+
+class MissingExtra(SidetuneError, ImportError):
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra '{extra}': pip install 'sidetune[{extra}]'")
+
+
+class DataError(SidetuneError, ValueError):
+    pass
+
+
+class MethodRefused(SidetuneError, ValueError):
+    pass
+
+
+class WeightsMismatch(SidetuneError, ValueError):
+    pass
+
+
+class CannotMerge(SidetuneError, ValueError):
+    pass
+
+
+class RunExists(SidetuneError, ValueError):
+    pass
+
+
+class NoSpace(SidetuneError, OSError):
+    pass
+
+
+class NonFiniteLoss(SidetuneError, ArithmeticError):
+    pass
+
+
+class Interrupted(SidetuneError, KeyboardInterrupt):
+    pass
+
+
+def unknown(kind: str, name: object, known: Iterable[object]) -> ValueError:
+    """The error for a name that a registry does not hold; it lists those that it does."""
+    return ValueError(f"unknown {kind} {name!r}; known: {', '.join(str(k) for k in known)}")

@@ -1,0 +1,207 @@
+"""Several methods on the same data and backbone: trained one after the other, measured alike, one row each."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from sidetune.atomic import write_text
+from sidetune.backbones import Backbone
+from sidetune.backbones.prefix import Prefix
+from sidetune.data import ImageDataset, Samples, Splits
+from sidetune.features import Features, Need
+from sidetune.measure.machine import birth_certificate
+from sidetune.measure.memory import training_peak
+from sidetune.measure.parameters import Parameters, count
+from sidetune.methods import Method
+from sidetune.model import AdaptedModel, adapt
+from sidetune.store.memory import FeatureMemory, remember
+from sidetune.train.batches import Data, num_workers
+from sidetune.train.checkpoint import Epoch
+from sidetune.train.evaluate import evaluate
+from sidetune.train.loop import Report, Silent, fit
+from sidetune.train.precision import autocast, resolve
+from sidetune.train.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one method came to, over its seeds."""
+
+    method: str
+    recipe: Recipe
+    """With the first seed."""
+    parameters: Parameters
+    frozen_depth: int
+    peak_bytes: int
+    """Of a training step with the frozen half on the fly."""
+    seconds_per_epoch: float
+    """Median over epochs and seeds; from features in memory where `features_in_memory`."""
+    features_in_memory: bool
+    accuracies: tuple[float, ...]
+    """On the test images (validation images where there are none), a number a seed."""
+    histories: tuple[tuple[Epoch, ...], ...]
+
+    @property
+    def accuracy(self) -> float:
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over seeds; NaN for one seed."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    data: str
+    backbone: str
+    image_size: tuple[int, int]
+    transform: str
+    num_images: dict[str, int]
+    scored_on: str
+    """`test` or `val`."""
+    shared_features_seconds: float
+    """One pass of the frozen half over all images, for all methods together; 0 where nothing was shared."""
+    rows: tuple[Row, ...]
+
+    def save(self, path: Path) -> None:
+        """Write everything, with machine, versions, commit and command, as JSON."""
+        result = {"kind": "comparison", **birth_certificate(), **asdict(self)}
+        write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+class CompareReport(Report, Protocol):
+    def method(self, name: str, seed: int) -> None: ...
+
+
+class SilentCompare(Silent):
+    def method(self, name: str, seed: int) -> None:
+        pass
+
+
+def compare(
+    splits: Splits,
+    backbone: Backbone,
+    methods: Mapping[str, Method],
+    *,
+    recipe: Recipe,
+    epochs: Mapping[str, int] | None = None,
+    seeds: Sequence[int] = (0,),
+    transform: str = "photo",
+    out: Path | None = None,
+    report: CompareReport | None = None,
+) -> tuple[Comparison, dict[str, AdaptedModel]]:
+    """Train every method with every seed and score it; also returns each method's model of the first seed.
+
+    `epochs` overrides the recipe's for single methods. Where training images are the same in every epoch, the frozen
+    halves of all methods run together, once. With `out`, the first seed's models are saved in `out/METHOD`.
+    """
+    report = report or SilentCompare()
+    scored_on = "val" if splits.test is None else "test"
+    if scored_on == "val" and splits.val is None:
+        raise ValueError(f"{splits.name} has neither test nor validation images to score on")
+
+    def make(name: str, seed: int) -> AdaptedModel:
+        return adapt(backbone, methods[name], classes=splits.train.classes, transform=transform, seed=seed)
+
+    models = {name: make(name, seeds[0]) for name in methods}
+    shared, seconds = share_features(splits, backbone, list(models.values()), recipe, report)
+    rows = []
+    for name, model in models.items():
+        own = replace(recipe, epochs=(epochs or {}).get(name, recipe.epochs))
+        data: dict[str, Data] = dict(splits.parts()) if model.prefix is None else {**splits.parts(), **shared}
+        runs, accuracies = [], []
+        peak = peak_of(model, splits.train, own)
+        for seed in seeds:
+            report.method(name, seed)
+            trained = model if seed == seeds[0] else make(name, seed)
+            folder = out / name if out and seed == seeds[0] else None
+            runs.append(
+                fit(
+                    trained,
+                    data["train"],
+                    val=data.get("val"),
+                    recipe=replace(own, seed=seed),
+                    out=folder,
+                    report=report,
+                )
+            )
+            accuracies.append(evaluate(trained, data[scored_on], precision=runs[-1].precision).accuracy)
+        rows.append(
+            Row(
+                method=name,
+                recipe=model.recipe or own,
+                parameters=count(model),
+                frozen_depth=model.frozen_depth,
+                peak_bytes=peak,
+                seconds_per_epoch=statistics.median(e.seconds for run in runs for e in run.history),
+                features_in_memory=runs[0].features_in_memory,
+                accuracies=tuple(accuracies),
+                histories=tuple(run.history for run in runs),
+            )
+        )
+    comparison = Comparison(
+        data=splits.name,
+        backbone=backbone.card.name or backbone.card.architecture,
+        image_size=backbone.card.image_size,
+        transform=transform,
+        num_images={part: len(samples) for part, samples in splits.parts().items()},
+        scored_on=scored_on,
+        shared_features_seconds=seconds,
+        rows=tuple(rows),
+    )
+    return comparison, models
+
+
+def share_features(
+    splits: Splits, backbone: Backbone, models: Sequence[AdaptedModel], recipe: Recipe, report: Report
+) -> tuple[dict[str, FeatureMemory], float]:
+    """One pass of the frozen half for all models, over every part whose images stay the same, and its seconds.
+
+    Nothing is shared if the recipe forbids it or the features would not fit its limit.
+    """
+    need = reduce(or_, (model.need for model in models if model.prefix is not None), Need())
+    transform = models[0].transform
+    parts = {part: s for part, s in splits.parts().items() if part != "train" or not transform.is_random}
+    if recipe.features == "off" or need == Need():
+        return {}, 0.0
+    device = Accelerator(mixed_precision="no").device
+    precision = resolve(recipe.precision, device)
+    prefix = Prefix(backbone, need.last_block(backbone.num_blocks), need.pooled).to(device)
+
+    def compute(images: Tensor) -> Features:
+        with autocast(precision, device):
+            return prefix(images.to(device), need)
+
+    start = time.perf_counter()
+    data = {part: ImageDataset(s, transform.evaluation(), is_random=False) for part, s in parts.items()}
+    per_image = sum(t.nbytes for t in compute(data["val" if "val" in data else "test"][0][0].unsqueeze(0)).tensors())
+    if per_image * sum(map(len, data.values())) > recipe.features_limit:
+        return {}, 0.0
+    shared = {
+        part: remember(d, compute, num_workers=num_workers(d, recipe), progress=report.features)
+        for part, d in data.items()
+    }
+    return shared, time.perf_counter() - start
+
+
+def peak_of(model: AdaptedModel, samples: Samples, recipe: Recipe) -> int:
+    """Peak memory of a training step on the first images."""
+    model.to(Accelerator(mixed_precision="no").device)
+    prepare = model.transform.evaluation()
+    first = range(min(recipe.batch_size, len(samples)))
+    images = torch.stack([prepare(samples.image(i)) for i in first])
+    return training_peak(model, images, torch.tensor([samples.labels[i] for i in first]), recipe)

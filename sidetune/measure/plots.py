@@ -1,0 +1,106 @@
+"""Pictures of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sidetune.data import Samples
+from sidetune.measure.compare import Comparison
+from sidetune.model import AdaptedModel
+
+COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
+
+
+def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Accuracy against peak training memory, a panel a data set; the area of a dot grows with trained parameters."""
+    figure = Figure(figsize=(5.2 * len(comparisons), 4.4), layout="constrained")
+    for axes, c in zip(figure.subplots(1, len(comparisons), squeeze=False)[0], comparisons, strict=True):
+        for i, row in enumerate(c.rows):
+            mib, accuracy = row.peak_bytes / 2**20, 100 * row.accuracy
+            area = 30 + 12 * np.log2(1 + row.parameters.trainable / 1000) ** 1.5
+            axes.errorbar(mib, accuracy, yerr=np.nan_to_num(100 * row.spread), color=COLOURS[i % 10], capsize=3)
+            axes.scatter(
+                mib,
+                accuracy,
+                s=area,
+                color=COLOURS[i % 10],
+                alpha=0.85,
+                zorder=3,
+                label=legend(row.method, row.parameters.trainable),
+            )
+        axes.set_xlabel("peak memory of a training step (MiB)")
+        axes.set_ylabel(f"{c.scored_on} accuracy (%)")
+        axes.set_title(f"{c.data}, {c.image_size[0]} px")
+        axes.set_xlim(left=0, right=1.08 * max(r.peak_bytes for r in c.rows) / 2**20)
+        axes.margins(y=0.15)
+        tidy(axes)
+        axes.legend(frameon=False, fontsize=8, loc="lower right", title="trained parameters, no head", title_fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def legend(method: str, trainable: int) -> str:
+    return f"{method}  {trainable / 1e6:.3f} M" if trainable < 1e6 else f"{method}  {trainable / 1e6:.1f} M"
+
+
+def plot_curves(comparisons: Sequence[Comparison], path: Path) -> None:
+    """Training loss and validation accuracy by epoch, of the first seed."""
+    figure = Figure(figsize=(5.2 * len(comparisons), 6.4), layout="constrained")
+    panels = figure.subplots(2, len(comparisons), squeeze=False, sharex="col")
+    for (loss_axes, accuracy_axes), c in zip(panels.T, comparisons, strict=True):
+        for i, row in enumerate(c.rows):
+            epochs = [e.epoch for e in row.histories[0]]
+            style = {"color": COLOURS[i % 10], "marker": "o", "markersize": 3, "label": row.method}
+            loss_axes.plot(epochs, [e.loss for e in row.histories[0]], **style)
+            scores = [(e.epoch, 100 * e.val_accuracy) for e in row.histories[0] if e.val_accuracy is not None]
+            accuracy_axes.plot(*zip(*scores, strict=True), **style) if scores else None
+        loss_axes.set_ylabel("training loss")
+        loss_axes.set_yscale("log")
+        loss_axes.set_title(c.data)
+        loss_axes.legend(frameon=False, fontsize=8)
+        accuracy_axes.set_ylabel("validation accuracy (%)")
+        accuracy_axes.set_xlabel("epoch")
+        tidy(loss_axes)
+        tidy(accuracy_axes)
+    figure.savefig(path, dpi=150)
+
+
+def plot_predictions(samples: Samples, models: Mapping[str, AdaptedModel], path: Path, *, count: int = 18) -> None:
+    """Pictures with their label and what each model says, evenly taken from `samples`; wrong answers in red."""
+    chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int).tolist()
+    pictures = [samples.image(i) for i in chosen]
+    answers = {name: model.predict(pictures) for name, model in models.items()}
+    columns = 6
+    rows = -(-len(chosen) // columns)
+    figure = Figure(figsize=(2.2 * columns, (1.7 + 0.17 * len(models)) * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for position, (axes, index) in enumerate(zip(grid, chosen, strict=False)):
+        label = samples.classes[samples.labels[index]]
+        axes.imshow(pictures[position])
+        axes.set_title(label, fontsize=9, fontweight="bold")
+        for line, (name, predictions) in enumerate(answers.items()):
+            prediction = predictions[position]
+            right = prediction.label == label
+            axes.text(
+                0.5,
+                -0.10 - 0.13 * line,
+                f"{name}: {prediction.label} {prediction.probability:.0%}",
+                transform=axes.transAxes,
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="black" if right else "crimson",
+            )
+    figure.savefig(path, dpi=130)
+
+
+def tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)

@@ -1,0 +1,81 @@
+"""Folding what was trained into a plain network of timm's, which then runs at the plain network's speed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from sidetune.backbones import FAMILIES
+from sidetune.backbones.structure import rebuild
+from sidetune.errors import CannotMerge
+from sidetune.methods.lora import LowRank
+from sidetune.model import AdaptedModel
+
+
+@torch.no_grad()
+def merge(model: AdaptedModel, into: Any = None) -> nn.Module:
+    """A plain timm network with the model's head, computing the same logits.
+
+    It is made by the backbone's architecture; for a backbone that was a module of the caller's, pass a network of the
+    same shape as `into`, whose weights are overwritten. Raises CannotMerge for methods that leave something beside the
+    blocks (dtl, vpt).
+    """
+    side = model.suffix.side
+    if side.reads or side.writes:
+        raise CannotMerge(
+            f"{type(model.method).__name__} adds a side network that is no linear change of the backbone's weights, so "
+            f"it cannot be folded into them; export the whole model instead (sidetune export)"
+        )
+    num_classes = len(model.task.classes)
+    if into is None:
+        if not model.card.architecture:
+            raise ValueError("the backbone has no timm architecture; pass a network of its shape as into=")
+        pooling = {"global_pool": "avg"} if model.card.family == "vit" and model.suffix.pool_name == "mean" else {}
+        into = timm.create_model(model.card.architecture, num_classes=num_classes, **pooling)
+    else:
+        into.reset_classifier(num_classes)
+    if hasattr(into, "set_input_size"):
+        into.set_input_size(img_size=model.card.image_size)
+    parts = FAMILIES[type(into)](into)
+    target = {
+        f"{part}.{name}": t
+        for part, module in parts.named_parts(model.suffix.pool_name)
+        for name, t in module.state_dict().items()
+    }
+    source = merged_tensors(model)
+    assert target.keys() == source.keys()
+    for name, tensor in source.items():
+        target[name].copy_(tensor)
+    head = into.get_classifier()
+    head.weight.copy_(model.head.weight)
+    head.bias.copy_(model.head.bias)
+    return into.eval()
+
+
+def merged_tensors(model: AdaptedModel) -> dict[str, torch.Tensor]:
+    """Every tensor of stem, blocks, transitions and pooling by the names of `Parts.named_parts`, wraps folded in."""
+    tensors: dict[str, torch.Tensor] = {}
+    for half in (model.prefix, model.suffix):
+        if half is None:
+            continue
+        for name, child in half.named_children():
+            if name == "side" or child is None:
+                continue
+            name = {"pools": ""}.get(name, name)
+            plain = fold(child)
+            for inner, tensor in plain.state_dict().items():
+                full = f"{name}.{inner}" if name else f"pool.{inner.partition('.')[2]}"
+                tensors[full] = tensor
+    return tensors
+
+
+def fold(module: nn.Module) -> nn.Module:
+    """A copy whose low-rank layers are plain ones."""
+    plain = rebuild(module, lambda _, t: t)
+    for name, layer in module.named_modules():
+        if isinstance(layer, LowRank):
+            plain.set_submodule(name, layer.merge())
+    return plain

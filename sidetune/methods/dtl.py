@@ -1,0 +1,162 @@
+"""DTL (Fu et al., AAAI 2024), named DTLv1 in the journal version: a compact side network (CSN) beside the blocks.
+
+With z_i the input of block i, w_i = a_i c_i of rank d' and h_1 = 0:
+
+    h_{i+1} = h_i + z_i w_i                       (5)   what is read
+    z'_{i+1} = z_{i+1} + g(theta(h_{i+1}))        (9)   what is written, for i >= M
+    theta(h) = h sigmoid(beta h)                        Swish; nearly a ReLU at beta = 100
+
+Without g this is equation 7 (DTL); with a depthwise convolution g shared by all blocks it is DTL+.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.layout import Layout
+from sidetune.methods.method import Adaptation, Method, SideNetwork, check_positive
+
+Fusion = Literal["none", "depthwise", "average", "full"]
+
+
+class LowRankMap(nn.Module):
+    """w = a c: d -> d' -> d without bias; a starts uniform and c at zero, so that h starts at zero."""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.empty(rank, width))
+        self.c = nn.Parameter(torch.zeros(width, rank))
+        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return F.linear(F.linear(z, self.a), self.c)
+
+
+class Spread(nn.Module):
+    """g: mixes neighbouring patches and keeps the size; zeros pad the border, one more behind for even kernels."""
+
+    def __init__(self, width: int, kind: Fusion, kernel: int) -> None:
+        super().__init__()
+        before, after = (kernel - 1) // 2, kernel // 2
+        self.padding = (before, after, before, after)
+        self.mix: nn.Module
+        if kind == "average":
+            self.mix = nn.AvgPool2d(kernel, stride=1)
+        else:
+            self.mix = nn.Conv2d(width, width, kernel, groups=width if kind == "depthwise" else 1, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.mix(F.pad(maps, self.padding))
+
+
+class CompactSideNetwork(SideNetwork):
+    def __init__(
+        self,
+        *,
+        w: dict[int, LowRankMap],
+        g: dict[str, Spread],
+        g_of: dict[int, str],
+        writes: tuple[int, ...],
+        resets: frozenset[int],
+        beta: float | None,
+        layout: Layout,
+    ) -> None:
+        super().__init__()
+        self.reads, self.writes = tuple(w), writes
+        self.w = nn.ModuleDict({str(i): m for i, m in w.items()})
+        self.g, self.g_of = nn.ModuleDict(g), g_of
+        self.resets, self.beta, self.layout = resets, beta, layout
+
+    def theta(self, h: Tensor) -> Tensor:
+        return h if self.beta is None else F.silu(self.beta * h) / self.beta
+
+    def read(self, block: int, x: Tensor, state: Tensor | None) -> Tensor:
+        step = self.w[str(block)](self.layout.to_side(x))
+        return step if state is None or block in self.resets else state + step
+
+    def write(self, block: int, z: Tensor, state: Tensor) -> Tensor:
+        h = self.theta(state)
+        if block in self.g_of:
+            h = self.layout.on_patches(h, self.g[self.g_of[block]])
+        return z + self.layout.from_side(h)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DTL(Method):
+    """Every choice that the DTL papers vary. Blocks count from 1 over all stages."""
+
+    rank: int | None = None
+    """d'; by default 2 on plain ViTs and 4 on staged backbones."""
+    first_write: int | None = None
+    """M, the first block whose output is changed; N/2 + 1 by default."""
+    reads: tuple[int, ...] | None = None
+    """Blocks whose input is read; by default all whose h reaches a write."""
+    beta: float = 100.0
+    theta: bool = True
+    fusion: Fusion = "none"
+    kernel: int = 3
+    share_fusion: bool = True
+    """One g for all writes (of a stage, where widths differ), or one for each."""
+    reset: bool = True
+    """h starts at 0 in every stage. Without it h runs on, which needs stages of one shape."""
+    lr: float = 5e-3
+    pool: str = "mean"
+
+    def __post_init__(self) -> None:
+        check_positive(self, "rank", "first_write", "kernel")
+        if self.fusion not in ("none", "depthwise", "average", "full"):
+            raise ValueError(f"fusion must be none, depthwise, average or full, got {self.fusion!r}")
+        if self.beta <= 0:
+            raise ValueError(f"beta must be above 0, got {self.beta}")
+
+    def adapt(self, backbone: Backbone) -> Adaptation:
+        reads, writes, resets = self.blocks(backbone)
+        rank = self.rank or (2 if backbone.layout.grid else 4)
+        if rank > (narrowest := min(backbone.width(i) for i in reads)):
+            raise ValueError(f"rank {rank} is above the backbone's width, {narrowest}")
+        w = {i: LowRankMap(backbone.width(i), rank) for i in reads}
+        if self.fusion == "none":
+            g_of = {}
+        else:
+            g_of = {i: f"stage{backbone.stages[i]}" if self.share_fusion else f"block{i}" for i in writes}
+        first_of = {name: i for i, name in reversed(g_of.items())}
+        g = {name: Spread(backbone.width(i), self.fusion, self.kernel) for name, i in first_of.items()}
+        beta = self.beta if self.theta else None
+        side = CompactSideNetwork(w=w, g=g, g_of=g_of, writes=writes, resets=resets, beta=beta, layout=backbone.layout)
+        return Adaptation(side=side, num_units=len(w) + len(g))
+
+    def blocks(self, backbone: Backbone) -> tuple[tuple[int, ...], tuple[int, ...], frozenset[int]]:
+        """The blocks that are read, those that are written, and those where h starts anew.
+
+        A block that changes width or size itself (the first of a ResNet stage) is never read: its input does not fit h.
+        """
+        num_blocks = backbone.num_blocks
+        first = self.first_write or num_blocks // 2 + 1
+        if not 1 <= first <= num_blocks:
+            raise ValueError(f"first_write (M) must be in 1..{num_blocks}, got {first}")
+        readable = [i for i in backbone.blocks if backbone.keeps_shape(i)]
+        if self.reads is not None and (bad := [i for i in self.reads if i not in readable]):
+            raise ValueError(f"reads names blocks {bad}; this backbone can be read at {readable}")
+        reads = sorted(set(readable if self.reads is None else self.reads))
+
+        def carries(i: int, j: int) -> bool:
+            """Whether h, read at block i, still holds at block j."""
+            return i <= j and (backbone.stages[i] == backbone.stages[j] if self.reset else True)
+
+        writes = [j for j in range(first, num_blocks + 1) if any(carries(i, j) for i in reads)]
+        useful = [i for i in reads if any(carries(i, j) for j in writes)]
+        if not writes or (self.reads is not None and useful != reads):
+            idle = [i for i in reads if i not in useful]
+            raise ValueError(f"reads {idle or reads} reach no write: the first is after block {first} in their stage")
+        shapes = {backbone.output_shapes[j] for j in writes} | {backbone.input_shapes[i] for i in useful}
+        if not self.reset and len(shapes) > 1:
+            raise ValueError("reset=False needs blocks of one shape; the stages of this backbone differ")
+        starts = [i for i in useful if i == min(k for k in useful if backbone.stages[k] == backbone.stages[i])]
+        return tuple(useful), tuple(writes), frozenset(starts if self.reset else starts[:1])

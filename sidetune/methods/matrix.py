@@ -1,0 +1,43 @@
+"""Which method works on which family of backbones: for `sidetune methods` and for the docs."""
+
+from __future__ import annotations
+
+from sidetune.methods import METHODS
+
+FAMILY_NAMES = ("vit", "swin", "convnext", "resnet", "efficientnet")
+
+SUMMARIES = {
+    "linear": "the head alone",
+    "partial": "the last block and the final norm",
+    "full": "everything",
+    "bitfit": "every bias",
+    "lora": "low-rank updates of q and v (of the MLP in ConvNeXt)",
+    "lora-fused": "one low-rank update of the fused qkv",
+    "vpt-shallow": "prompt tokens in front of the first block",
+    "vpt-deep": "prompt tokens in front of every block",
+    "dtl": "low-rank maps beside the blocks, written back from block N/2 + 1 on",
+    "dtl+": "dtl with a shared depthwise convolution",
+    "dtlv1": "the journal's name of dtl+",
+    "dtl+*": "dtl+ written back from block 1 on",
+}
+
+
+def matrix() -> dict[str, dict[str, str | None]]:
+    """By method and family: None where it works, else the reason why it is refused."""
+    return {name: {family: method.refuses(family) for family in FAMILY_NAMES} for name, method in METHODS.items()}
+
+
+def summary_of(name: str) -> str:
+    return SUMMARIES.get(name, "")
+
+
+def markdown() -> str:
+    """The table in docs/methods.md."""
+    lines = [
+        "| method | what is trained | " + " | ".join(FAMILY_NAMES) + " |",
+        "|---|---|" + "---|" * len(FAMILY_NAMES),
+    ]
+    for name, by_family in matrix().items():
+        marks = ["yes" if by_family[family] is None else "no" for family in FAMILY_NAMES]
+        lines.append(f"| `{name}` | {summary_of(name)} | {' | '.join(marks)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,84 @@
+"""What a method is: a frozen set of choices that, shown a backbone, says what is added to it and what is trained.
+
+Three ingredients, freely combined: a *side network* that reads the inputs of blocks and writes to outputs of blocks,
+*wraps* that replace sub-layers inside blocks, and a rule for which of the backbone's own parameters are *trained*.
+The frozen depth follows from them (`sidetune.model`); it is never stated.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from sidetune.backbones.backbone import Backbone
+
+State = Any
+"""What a side network carries from block to block (DTL's h)."""
+
+
+class SideNetwork(nn.Module):
+    """A small trainable network beside the blocks. This base reads and writes nothing."""
+
+    reads: tuple[int, ...] = ()
+    """Blocks, counted from 1, whose input is read."""
+    writes: tuple[int, ...] = ()
+    """Blocks whose output is changed; 0 is the stem. Blocks up to the first of them stay frozen."""
+
+    def read(self, block: int, x: Tensor, state: State) -> State:
+        """Take in the input `x` of a block; `state` is None at first. Called in order for every block in `reads`."""
+        return state
+
+    def write(self, block: int, z: Tensor, state: State) -> Tensor:
+        """Return what goes on in place of the output `z` of a block. Called for every block in `writes`."""
+        return z
+
+
+def nothing(_: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adaptation:
+    """What a method adds to one backbone."""
+
+    side: SideNetwork = field(default_factory=SideNetwork)
+    wraps: Mapping[int, Mapping[str, Callable[[nn.Module], nn.Module]]] = field(default_factory=dict)
+    """By block, by name of a sub-layer (`attn.qkv`): what makes its replacement. Blocks not named stay as they are."""
+    trains: Callable[[str], bool] = nothing
+    """Which backbone parameters are trained, by name (`blocks.7.attn.qkv.bias`, `stem...`, `pool.norm.weight`)."""
+    num_units: int = 0
+    """Minimal structural units inserted into the backbone (DTL, AAAI 2024, table 1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """The choices of a method. Subclasses add theirs as fields and check them in `__post_init__`."""
+
+    starts_as_identity: ClassVar[bool] = True
+    """Whether the adapted backbone computes exactly what the plain one does before the first step."""
+
+    lr: float = 1e-3
+    """The learning rate used where a recipe names none."""
+    pool: str = "native"
+    """How the last block's output becomes one vector: `native` (as pretrained), `mean` (of the patches, then norm),
+    `token` (norm, then class token)."""
+
+    @abstractmethod
+    def adapt(self, backbone: Backbone) -> Adaptation:
+        """Make the trainable parts for a backbone. Raises ValueError where a choice does not fit it."""
+
+    def refuses(self, family: str) -> str | None:
+        """Why the method makes no sense on a family of backbones; None where it does."""
+        return None
+
+
+def check_positive(method: Method, *names: str) -> None:
+    """Raise ValueError for a field that is below 1."""
+    for name in names:
+        value = getattr(method, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")

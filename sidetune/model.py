@@ -1,0 +1,181 @@
+"""images -> frozen prefix -> features -> trainable suffix -> head: the parts joined into one ordinary module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from sidetune.backbones import Backbone, open_backbone
+from sidetune.backbones.prefix import Prefix, check_images
+from sidetune.data.images import open_image, to_rgb
+from sidetune.data.transforms import Transform
+from sidetune.features import Features
+from sidetune.methods import Method, adaptation, find_method
+from sidetune.suffix import IMAGES, Suffix
+from sidetune.tasks.classification import Classification, Prediction
+
+if TYPE_CHECKING:
+    from sidetune.train.recipe import Recipe
+
+Picture = str | Path | Image.Image
+
+
+class AdaptedModel(nn.Module):
+    """A backbone adapted by a method for a task. Images in, logits out; trains like any module.
+
+    Only parameters with `requires_grad` are trained: the method's and the head's. Models made from one `Backbone`
+    share its frozen weights.
+    """
+
+    def __init__(self, backbone: Backbone, method: Method, task: Classification, transform: Transform) -> None:
+        super().__init__()
+        self.card, self.method, self.task, self.transform = backbone.card, method, task, transform
+        self.recipe: Recipe | None = None
+        """The recipe of the last `fit`."""
+        self.num_blocks = backbone.num_blocks
+        pool = backbone.native_pool if method.pool == "native" else method.pool
+        if pool not in backbone.pools:
+            raise ValueError(f"pool {method.pool!r} does not exist here; known: native, {', '.join(backbone.pools)}")
+        parts = adaptation(method, backbone)
+        self.num_units = parts.num_units
+        self.suffix = Suffix(backbone, parts, pool)
+        self.need = self.suffix.need
+        self.prefix = None
+        if self.suffix.seam != IMAGES:
+            self.prefix = Prefix(backbone, self.need.last_block(backbone.num_blocks), self.need.pooled)
+        self.head = task.head(backbone.num_features)
+        self.eval()
+
+    @property
+    def frozen_depth(self) -> int:
+        """Blocks that compute exactly what they computed before training."""
+        return max(self.suffix.seam, 0)
+
+    def features(self, images: Float[Tensor, "batch 3 height width"]) -> Features | Tensor:
+        """The frozen half: what crosses the seam. The images themselves if nothing is frozen."""
+        if self.prefix is None:
+            check_images(images, self.card.image_size)
+            return images
+        return self.prefix(images, self.need)
+
+    def forward(self, x: Float[Tensor, "batch 3 height width"] | Features) -> Float[Tensor, "batch label"]:
+        """Logits of images (normalised as `transform` does), or of their features.
+
+        Raises ValueError for images of another size than the backbone was opened for.
+        """
+        given = self.features(x) if isinstance(x, Tensor) else x
+        return self.head(self.suffix(given))
+
+    def trained(self) -> dict[str, Tensor]:
+        """What training changes: trained parameters, and statistics of BatchNorms that are trained."""
+        tensors = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        owners = {name.rpartition(".")[0] for name in tensors}
+        state = self.state_dict(keep_vars=True)
+        return {
+            n: t.detach()
+            for n, t in state.items()
+            if n in tensors or (n.rpartition(".")[0] in owners and is_statistic(n))
+        }
+
+    @torch.no_grad()
+    def load_trained(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `trained` gave. Raises ValueError if names or shapes differ."""
+        own = self.trained()
+        if shapes(own) != shapes(tensors):
+            differing = sorted(shapes(own).items() ^ shapes(tensors).items())[:4]
+            raise ValueError(f"these tensors belong to another model; differing: {differing}")
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a str is also a sequence of them
+        self, pictures: Picture, *, top: int = 5, batch_size: int = 32
+    ) -> Prediction: ...
+    @overload
+    def predict(self, pictures: Sequence[Picture], *, top: int = 5, batch_size: int = 32) -> list[Prediction]: ...
+    @torch.no_grad()
+    def predict(
+        self, pictures: Picture | Sequence[Picture], *, top: int = 5, batch_size: int = 32
+    ) -> Prediction | list[Prediction]:
+        """Labels of pictures (paths or PIL images) with their probabilities. Raises DataError for a bad file."""
+        if isinstance(pictures, (str, Path, Image.Image)):
+            return self.predict([pictures], top=top)[0]
+        was_training, prepare = self.training, self.transform.evaluation()
+        device = self.head.weight.device
+        self.eval()
+        predictions: list[Prediction] = []
+        for start in range(0, len(pictures), batch_size):
+            batch = [
+                prepare(to_rgb(p) if isinstance(p, Image.Image) else open_image(p))
+                for p in pictures[start : start + batch_size]
+            ]
+            predictions += self.task.predict(self(torch.stack(batch).to(device)), top)
+        self.train(was_training)
+        return predictions
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the small part: see `sidetune.saving.save`."""
+        from sidetune.saving import save
+
+        save(self, folder)
+
+    def merge(self, into: nn.Module | None = None) -> nn.Module:
+        """Fold what was trained into a plain timm network: see `sidetune.merging.merge`."""
+        from sidetune.merging import merge
+
+        return merge(self, into)
+
+
+def is_statistic(name: str) -> bool:
+    return name.endswith((".running_mean", ".running_var", ".num_batches_tracked"))
+
+
+def shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in tensors.items()}
+
+
+def adapt(
+    backbone: str | nn.Module | Backbone,
+    method: str | Method = "dtl+",
+    *,
+    num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    pretrained: bool = True,
+    architecture: str | None = None,
+    transform: str = "photo",
+    seed: int = 0,
+    **choices: object,
+) -> AdaptedModel:
+    """Put a method on a backbone.
+
+    `backbone` is a timm name, a packaged name, a weights file (with `architecture`), a timm module, or an opened
+    `Backbone` to share. `method` is a name from `sidetune methods` or a method of your own; `choices` change its fields
+    (`rank=4`). Classes are named, or numbered up to `num_classes`. `transform` is how pictures become tensors (`photo`,
+    `vtab`, `few-shot`). `seed` starts the trainable parts; the global random state is left alone.
+
+    Raises ValueError for names and values that do not exist, MethodRefused for a pair that makes no sense.
+    """
+    if (num_classes is None) == (classes is None):
+        raise ValueError("give either num_classes or classes")
+    task = Classification(classes=tuple(classes or map(str, range(num_classes or 0))))
+    chosen = find_method(method, **choices)
+    if not isinstance(backbone, Backbone):
+        backbone = open_backbone(backbone, image_size=image_size, pretrained=pretrained, architecture=architecture)
+    elif image_size is not None:
+        raise ValueError("image_size is a choice of open_backbone; this backbone is already open")
+    card = backbone.card
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AdaptedModel(
+            backbone,
+            chosen,
+            task,
+            Transform(preset=transform, image_size=card.image_size, mean=card.mean, std=card.std),
+        )

@@ -1,0 +1,142 @@
+"""A trained model on disk: safetensors with the small part, one JSON that says what it belongs to, a model card."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import safetensors
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from sidetune.atomic import replacing, write_text
+from sidetune.backbones import Backbone, open_backbone
+from sidetune.data.transforms import Transform
+from sidetune.errors import DataError, WeightsMismatch, unknown
+from sidetune.methods import METHODS, Method
+from sidetune.model import AdaptedModel, adapt
+from sidetune.train.recipe import Recipe
+
+WEIGHTS, CONFIG, CARD = "model.safetensors", "sidetune.json", "README.md"
+FORMAT = 1
+
+
+def save(model: AdaptedModel, folder: str | Path) -> None:
+    """Write the trained part, head included, and what is needed to load it onto its backbone again.
+
+    Each file is whole or absent. Raises NoSpace.
+    """
+    folder = Path(folder)
+    config = describe(model)
+    tensors = {name: t.cpu().contiguous() for name, t in model.trained().items()}
+    with replacing(folder / WEIGHTS, sum(t.nbytes for t in tensors.values())) as beside:
+        save_file(tensors, beside)
+    write_text(folder / CONFIG, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / CARD, card(config, sum(t.numel() for t in tensors.values())))
+
+
+def describe(model: AdaptedModel) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "backbone": asdict(model.card),
+        "method": {"type": type(model.method).__name__, **asdict(model.method)},
+        "classes": list(model.task.classes),
+        "transform": {"preset": model.transform.preset, "mean": model.transform.mean, "std": model.transform.std},
+        "recipe": asdict(model.recipe) if model.recipe else None,
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in ("sidetune", "torch", "timm")},
+    }
+
+
+def card(config: dict[str, Any], num_parameters: int) -> str:
+    backbone, method = config["backbone"], config["method"]
+    name = backbone["name"] or backbone["architecture"] or "a network of the author's"
+    choices = ", ".join(f"{k} {v}" for k, v in method.items() if k != "type" and v is not None)
+    classes = ", ".join(config["classes"][:20]) + (", ..." if len(config["classes"]) > 20 else "")
+    return f"""# {name}, adapted by {method["type"]}
+
+An image classifier for {len(config["classes"])} classes: {classes}.
+
+- backbone: {name}, weights SHA-256 `{backbone["digest"]}`
+- images: {backbone["image_size"][0]} x {backbone["image_size"][1]} pixels, transform `{config["transform"]["preset"]}`
+- method: {method["type"]} ({choices})
+- in this folder: {num_parameters:,} parameters (`{WEIGHTS}`), everything else is the frozen backbone's
+
+```python
+import sidetune
+
+model = sidetune.load("this-folder")
+print(model.predict("image.jpg"))
+```
+"""
+
+
+def load(
+    folder: str | Path, *, backbone: str | nn.Module | Backbone | None = None, force: bool = False
+) -> AdaptedModel:
+    """Load what `save` wrote onto its backbone, fetched by name or given as `backbone`.
+
+    Raises FileNotFoundError or DataError for a folder that holds no whole model, WeightsMismatch if the backbone's
+    weights are not those that were trained on (`force` overrides).
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    about = config["backbone"]
+    source = backbone if backbone is not None else about["name"]
+    if source == "":
+        raise ValueError(
+            f"{folder} was trained on a network without a name ({about['architecture'] or about['family']}); "
+            f"pass it as backbone="
+        )
+    size = tuple(about["image_size"])
+    if isinstance(source, Backbone):
+        opened = source
+    else:
+        opened = open_backbone(
+            source, image_size=size, architecture=about["architecture"] or None, mean=about["mean"], std=about["std"]
+        )
+    if opened.card.digest != about["digest"] and not force:
+        raise WeightsMismatch(
+            f"{folder} was trained on weights {about['digest'][:12]}... of {about['name'] or about['architecture']}, "
+            f"but these are {opened.card.digest[:12]}...; give the right backbone=, or load them anyway with "
+            f"force=True (--force)"
+        )
+    if opened.card.image_size != size:
+        raise ValueError(f"{folder} was trained at {size}, but the backbone is open at {opened.card.image_size}")
+    transform = config["transform"]
+    model = adapt(opened, method_from(config["method"]), classes=config["classes"], transform=transform["preset"])
+    model.transform = Transform(
+        preset=transform["preset"], image_size=size, mean=tuple(transform["mean"]), std=tuple(transform["std"])
+    )
+    if config["recipe"]:
+        model.recipe = Recipe(**{**config["recipe"], "betas": tuple(config["recipe"]["betas"])})
+    try:
+        model.load_trained(load_file(folder / WEIGHTS))
+    except (safetensors.SafetensorError, ValueError) as e:
+        raise DataError(f"{folder / WEIGHTS} is damaged or belongs to another model: {e}") from e
+    return model
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        unfinished = " (it holds an unfinished run; go on with it by --resume)" if (folder / "run").is_dir() else ""
+        raise FileNotFoundError(f"{folder} holds no saved model: expected {CONFIG} and {WEIGHTS}{unfinished}")
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise DataError(f"{folder / CONFIG} is damaged: {e}") from e
+    if config.get("format") != FORMAT:
+        raise DataError(f"{folder / CONFIG} has format {config.get('format')!r}; this version reads format {FORMAT}")
+    return config
+
+
+def method_from(saved: dict[str, Any]) -> Method:
+    """The method of a saved model; one of your own is found if it stands in METHODS."""
+    types = {type(method).__name__: type(method) for method in METHODS.values()}
+    if saved["type"] not in types:
+        raise unknown("method type", saved["type"], types)
+    choices: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items() if k != "type"}
+    return types[saved["type"]](**choices)

@@ -1,0 +1,122 @@
+"""The trainable half: the blocks after the frozen depth, the side network beside them, and the pooling.
+
+Where it starts follows from what the method touches, and from nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.structure import owned, rebuild
+from sidetune.features import Features, Need
+from sidetune.methods.method import Adaptation
+
+IMAGES = -1
+"""The tap before the stem: a suffix that starts here takes images."""
+
+
+def seam(backbone: Backbone, adaptation: Adaptation, pool: str) -> int:
+    """The tap where the suffix takes over: the last that computes exactly what it computed before training.
+
+    N if nothing in the backbone is touched; i - 1 if block i is changed inside; i if the output of block i is written
+    to; IMAGES if even the stem is trained.
+    """
+    touched = [*adaptation.side.writes, *(i - 1 for i, wraps in adaptation.wraps.items() if wraps)]
+    for part, module in backbone.named_parts(pool):
+        if any(adaptation.trains(f"{part}.{name}") for name, _ in module.named_parameters()):
+            place, _, number = part.partition(".")
+            touched.append({"stem": IMAGES, "pool": backbone.num_blocks}.get(place, int(number or 0) - 1))
+    return min(touched, default=backbone.num_blocks)
+
+
+class Suffix(nn.Module):
+    """Features -> one vector an image."""
+
+    def __init__(self, backbone: Backbone, adaptation: Adaptation, pool: str) -> None:
+        super().__init__()
+        self.seam = seam(backbone, adaptation, pool)
+        self.num_blocks = backbone.num_blocks
+        self.side = adaptation.side
+        self.pool_name = pool
+        self.only_pools = self.seam == self.num_blocks and not (
+            self.side.writes
+            or any(adaptation.trains(f"pool.{name}") for name, _ in backbone.pools[pool].named_parameters())
+        )
+        self.reads_before = tuple(i for i in self.side.reads if i <= self.seam)
+
+        def own(part: str, module: nn.Module) -> nn.Module:
+            """A copy of a backbone's module that owns what is trained and shares the rest."""
+            trains = adaptation.trains
+            return rebuild(module, lambda name, t: owned(t) if trains(f"{part}.{name}") else t)
+
+        parts = dict(backbone.named_parts(pool))
+        self.stem = own("stem", parts["stem"]) if self.seam == IMAGES else None
+        self.blocks, self.transitions = nn.ModuleDict(), nn.ModuleDict()
+        for i in range(max(self.seam, 0) + 1, self.num_blocks + 1):
+            if i in backbone.transitions:
+                self.transitions[str(i)] = own(f"transitions.{i}", backbone.transitions[i])
+            block = own(f"blocks.{i}", backbone.blocks[i])
+            for name, make in adaptation.wraps.get(i, {}).items():
+                block.set_submodule(name, make(block.get_submodule(name)))
+            self.blocks[str(i)] = block
+        self.pool = nn.Identity() if self.only_pools else own("pool", parts["pool"])
+        self.train(False)
+
+    @property
+    def need(self) -> Need:
+        """What the prefix has to hand over; nothing if the suffix takes images."""
+        if self.only_pools:
+            return Need(pooled=frozenset({self.pool_name}))
+        outputs = frozenset({self.seam} if self.seam >= 0 else ())
+        return Need(inputs=frozenset(self.reads_before), outputs=outputs)
+
+    def train(self, mode: bool = True) -> Self:
+        """Like any module, but a BatchNorm whose weight is frozen keeps its statistics."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in [module.weight] if p is not None):
+                module.eval()
+        return self
+
+    def forward(self, given: Features | Tensor) -> Tensor:
+        """Features that meet `need` (or images, where the stem is trained) -> pooled (batch, channel)."""
+        if self.only_pools:
+            assert isinstance(given, Features)
+            return given.pooled[self.pool_name]
+        state = None
+        if isinstance(given, Features):
+            for i in self.reads_before:
+                state = self.side.read(i, given.inputs[i], state)
+            z = given.outputs[self.seam]
+        else:
+            assert self.stem is not None
+            z = self.stem(given)
+        start = max(self.seam, 0)
+        if start in self.side.writes:
+            z = self.side.write(start, z, state)
+        for i in range(start + 1, self.num_blocks + 1):
+            if (transition := str(i)) in self.transitions:
+                z = self.transitions[transition](z)
+            if i in self.side.reads:
+                state = self.side.read(i, z, state)
+            z = self.blocks[str(i)](z)
+            if i in self.side.writes:
+                z = self.side.write(i, z, state)
+        return self.pool(z)
+
+    def set_drop_path(self, rate: float) -> None:
+        """Stochastic depth by the linear rule: block i of N drops its residual branches with rate (i - 1) / (N - 1).
+
+        Only blocks of the suffix ever drop, which keeps the prefix constant; the DTL authors' code drops all over.
+        """
+        from timm.layers import DropPath
+
+        for number, block in self.blocks.items():
+            p = rate * (int(number) - 1) / max(self.num_blocks - 1, 1)
+            for name in ("drop_path", "drop_path1", "drop_path2"):
+                if hasattr(block, name):
+                    setattr(block, name, DropPath(p) if p > 0 else nn.Identity())

@@ -1,0 +1,1 @@
+"""Training a model's suffix: recipe, schedule, loop, checkpoints."""

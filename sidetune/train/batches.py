@@ -1,0 +1,90 @@
+"""Batches of images or of remembered features, in an order that the seed and the epoch alone decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+
+from sidetune.data import ImageDataset, Samples
+from sidetune.data.folders import read_folder
+from sidetune.errors import DataError
+from sidetune.model import AdaptedModel
+from sidetune.store.memory import FeatureMemory, collate
+from sidetune.tasks.classification import Classification
+from sidetune.train.recipe import Recipe
+
+Data = str | Path | Samples | Dataset[Any]
+
+
+class Shuffled(Sampler[int]):
+    """A permutation for each epoch, decided by seed and epoch; set `epoch` before iterating."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist())
+
+
+def as_dataset(data: Data, model: AdaptedModel, *, training: bool) -> Dataset[Any]:
+    """Image folders and samples become data sets with the model's transform; torch data sets stay as they are.
+
+    A model made with `num_classes` takes over the names of the classes it is trained on. Raises DataError if there are
+    no images, or if the classes are not the model's.
+    """
+    unnamed = model.task.classes == tuple(map(str, range(len(model.task.classes))))
+    if isinstance(data, (str, Path)):
+        data = read_folder(data, None if training and unnamed else model.task.classes)
+    if isinstance(data, Samples):
+        transform = model.transform
+        prepare = transform.training() if training else transform.evaluation()
+        data = ImageDataset(data, prepare, is_random=training and transform.is_random)
+    if len(sized(data)) == 0:
+        raise DataError("the data set is empty")
+    classes = tuple(getattr(data, "classes", model.task.classes))
+    if len(classes) != len(model.task.classes):
+        raise DataError(f"the data has {len(classes)} classes, but the model was made for {len(model.task.classes)}")
+    if training and unnamed:
+        model.task = Classification(classes=classes)
+    elif classes != model.task.classes:
+        raise DataError(f"the data has classes {', '.join(classes)}; the model knows {', '.join(model.task.classes)}")
+    return data
+
+
+def sized(data: Dataset[Any]) -> Sized:
+    assert isinstance(data, Sized), "data sets without a length are not supported"
+    return data
+
+
+def num_workers(data: Dataset[Any], recipe: Recipe) -> int:
+    if recipe.num_workers is not None:
+        return recipe.num_workers
+    from_files = isinstance(data, ImageDataset) and not isinstance(data.samples.images, np.ndarray)
+    return 2 if from_files else 0
+
+
+def training_batches(data: Dataset[Any], recipe: Recipe, num_processes: int) -> tuple[DataLoader[Any], Shuffled]:
+    """Shuffled batches; the last short one is dropped, unless it is the only one."""
+    order = Shuffled(len(sized(data)), recipe.seed)
+    size = max(recipe.batch_size // num_processes, 1)
+    batches = BatchSampler(order, batch_size=size, drop_last=order.count >= size * num_processes)
+    return loader(data, recipe, batch_sampler=batches), order
+
+
+def evaluation_batches(data: Dataset[Any], recipe: Recipe) -> DataLoader[Any]:
+    return loader(data, recipe, batch_size=2 * recipe.batch_size)
+
+
+def loader(data: Dataset[Any], recipe: Recipe, **how: Any) -> DataLoader[Any]:
+    if isinstance(data, FeatureMemory):
+        how["collate_fn"] = collate
+    pin = torch.cuda.is_available()
+    return DataLoader(data, num_workers=num_workers(data, recipe), pin_memory=pin, **how)

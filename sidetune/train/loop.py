@@ -1,0 +1,265 @@
+"""The training loop: epochs over batches, a checkpoint after each, the same numbers for the same seed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn, optim
+from torch.amp.grad_scaler import GradScaler
+from torch.utils.data import Dataset
+
+from sidetune.errors import Interrupted, NonFiniteLoss
+from sidetune.features import Features
+from sidetune.model import AdaptedModel
+from sidetune.store.memory import FeatureMemory, remember
+from sidetune.train.batches import Data, as_dataset, evaluation_batches, num_workers, sized, training_batches
+from sidetune.train.checkpoint import Epoch, Progress, RunFolder
+from sidetune.train.evaluate import score
+from sidetune.train.logs import TensorBoard
+from sidetune.train.optimizer import make_optimizer
+from sidetune.train.precision import autocast, resolve
+from sidetune.train.recipe import Precision, Recipe
+from sidetune.train.schedule import learning_rate, num_epochs
+
+
+class Report(Protocol):
+    """Who is told how far a run is; the command line draws bars or writes lines."""
+
+    def features(self, done: int, total: int) -> None: ...
+    def step(self, epoch: int, num_epochs: int, step: int, num_steps: int) -> None: ...
+    def epoch(self, epoch: Epoch, num_epochs: int) -> None: ...
+
+
+class Silent:
+    """Tells nobody."""
+
+    def features(self, done: int, total: int) -> None:
+        pass
+
+    def step(self, epoch: int, num_epochs: int, step: int, num_steps: int) -> None:
+        pass
+
+    def epoch(self, epoch: Epoch, num_epochs: int) -> None:
+        pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What a run came to."""
+
+    history: tuple[Epoch, ...]
+    kept_epoch: int
+    """The epoch, counted from 1, whose parameters the model now has."""
+    features_in_memory: bool
+    """Whether the frozen half ran once rather than every epoch."""
+    features_seconds: float
+    """What that one pass took."""
+    precision: Precision
+
+
+def fit(
+    model: AdaptedModel,
+    train: Data,
+    *,
+    val: Data | None = None,
+    recipe: Recipe | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Report | None = None,
+) -> Fit:
+    """Train a model in place on an image folder, samples or any torch data set of (image, label).
+
+    With `out`, a checkpoint is written there after every epoch and the model at the end; a stopped run goes on with
+    `resume`. Uses the GPU if there is one, and all processes of `accelerate launch` or `torchrun`.
+
+    Raises DataError for data that does not fit, RunExists if `out` already holds a run, NonFiniteLoss if the loss
+    becomes NaN or infinite and Interrupted at Ctrl-C (both leave the last checkpoint), NoSpace before a full disk.
+    """
+    recipe, report = recipe or Recipe(), report or Silent()
+    accelerator = Accelerator(mixed_precision="no")  # precision is handled here, in plain sight
+    precision = resolve(recipe.precision, accelerator.device)
+    recipe = replace(recipe, lr=recipe.lr or model.method.lr)
+    if recipe.keep == "best" and val is None:
+        raise ValueError("keep='best' chooses by validation accuracy; pass val=, or keep='last'")
+    train_set = as_dataset(train, model, training=True)
+    val_set = None if val is None else as_dataset(val, model, training=False)
+    model.recipe = recipe
+    folder = RunFolder(Path(out)) if out is not None and accelerator.is_main_process else None
+    progress = (
+        folder.start(request_of(model, recipe, train_set), resume=resume, overwrite=overwrite) if folder else None
+    )
+    model.suffix.set_drop_path(recipe.drop_path)
+    model.to(accelerator.device)
+    try:
+        run = Run(model, recipe, precision, accelerator, report, folder)
+        return run(train_set, val_set, progress)
+    except KeyboardInterrupt as e:
+        hint = f"; go on with --resume (resume=True), {out} keeps the last finished epoch" if out else ""
+        raise Interrupted(f"stopped{hint}") from e
+
+
+def request_of(model: AdaptedModel, recipe: Recipe, train: Dataset[Any]) -> dict[str, Any]:
+    """What decides a run's result, for telling whether a run may be resumed."""
+    return {
+        "recipe": asdict(recipe),
+        "method": {"type": type(model.method).__name__, **asdict(model.method)},
+        "backbone": asdict(model.card),
+        "classes": list(model.task.classes),
+        "transform": asdict(model.transform),
+        "num_train_images": len(sized(train)),
+    }
+
+
+class Run:
+    """One run of `fit` on one process."""
+
+    def __init__(
+        self,
+        model: AdaptedModel,
+        recipe: Recipe,
+        precision: Precision,
+        accelerator: Accelerator,
+        report: Report,
+        folder: RunFolder | None,
+    ) -> None:
+        assert recipe.lr is not None
+        self.model, self.recipe, self.precision, self.accelerator = model, recipe, precision, accelerator
+        self.report, self.folder, self.lr = report, folder, recipe.lr
+        self.optimizer = make_optimizer(model, recipe, self.lr)
+        self.scaler = GradScaler(accelerator.device.type, enabled=precision == "fp16")
+
+    def __call__(self, train: Dataset[Any], val: Dataset[Any] | None, progress: Progress | None) -> Fit:
+        start = time.perf_counter()
+        train = self.remember(train)
+        val = None if val is None else self.remember(val)
+        features_seconds = time.perf_counter() - start
+        batches, order = training_batches(train, self.recipe, self.accelerator.num_processes)
+        batches = self.accelerator.prepare_data_loader(batches)
+        val_batches = None
+        if val is not None:
+            val_batches = self.accelerator.prepare_data_loader(evaluation_batches(val, self.recipe))
+        parallel = self.accelerator.prepare_model(self.model) if self.accelerator.num_processes > 1 else self.model
+        progress = self.restore(progress)
+        total = num_epochs(self.recipe)
+        with TensorBoard(self.folder.path if self.folder else None) as board:
+            for number in range(len(progress.history), total):
+                order.epoch = number
+                record = self.train_epoch(parallel, batches, number)
+                if val_batches is not None:
+                    accuracy = score(self.model, val_batches, self.accelerator, self.precision).accuracy
+                    record = replace(record, val_accuracy=accuracy)
+                self.close_epoch(progress, record)
+                board.epoch(record)
+                self.report.epoch(record, total)
+        kept = total
+        if progress.best is not None:
+            self.model.load_trained(progress.best[1])
+            kept = max(progress.history, key=lambda e: (e.val_accuracy or 0, -e.epoch)).epoch
+        if self.folder:
+            self.model.save_pretrained(self.folder.path.parent)
+        self.model.eval()
+        return Fit(
+            history=tuple(progress.history),
+            kept_epoch=kept,
+            features_in_memory=isinstance(train, FeatureMemory),
+            features_seconds=features_seconds if isinstance(train, FeatureMemory) else 0.0,
+            precision=self.precision,
+        )
+
+    def restore(self, progress: Progress | None) -> Progress:
+        """Put a checkpoint back, or begin."""
+        if progress is None:
+            return Progress(history=[], trained={}, optimizer={}, scaler={})
+        self.model.load_trained(progress.trained)
+        self.optimizer.load_state_dict(progress.optimizer)
+        self.scaler.load_state_dict(progress.scaler)
+        return progress
+
+    def remember(self, data: Dataset[Any]) -> Dataset[Any]:
+        """The data set's features in memory, if the recipe wants that and they are the same in every epoch."""
+        model, recipe = self.model, self.recipe
+        if recipe.features == "off" or isinstance(data, FeatureMemory):
+            return data
+        if model.prefix is None or getattr(data, "is_random", True):
+            if recipe.features == "memory":
+                why = "trains the whole backbone" if model.prefix is None else "needs images that stay the same"
+                raise ValueError(
+                    f"features='memory' does not go with this run: it {why}; use transform='vtab', or 'off'"
+                )
+            return data
+        needed = len(sized(data)) * sum(t.nbytes for t in self.compute(data[0][0].unsqueeze(0)).tensors())
+        if recipe.features == "auto" and needed > recipe.features_limit:
+            return data
+        return remember(data, self.compute, num_workers=num_workers(data, recipe), progress=self.report.features)
+
+    def compute(self, images: Tensor) -> Features:
+        device = self.accelerator.device
+        with autocast(self.precision, device):
+            features = self.model.features(images.to(device))
+        assert isinstance(features, Features)
+        return features
+
+    def train_epoch(self, model: nn.Module, batches: Iterable[tuple[Any, Tensor]], number: int) -> Epoch:
+        """One pass over the training images; `number` counts from 0."""
+        start = time.perf_counter()
+        # Seeding each epoch apart makes it depend on nothing that a resumed run would have to restore.
+        set_seed(hash((self.recipe.seed, number, self.accelerator.process_index)) % 2**32)
+        self.model.train()
+        num_steps = len(batches)  # type: ignore[arg-type]
+        total = torch.zeros((), device=self.accelerator.device)
+        for step, (x, labels) in enumerate(batches):
+            within = step / num_steps if self.recipe.lr_update == "step" else 0
+            set_lr(self.optimizer, lr := learning_rate(self.recipe, self.lr, number + within))
+            total += self.step(model, x, labels)
+            if step % 16 == 0 or step + 1 == num_steps:  # looking at every loss would make a GPU wait
+                self.check(total, number, step, num_steps)
+            self.report.step(number + 1, num_epochs(self.recipe), step + 1, num_steps)
+        loss = self.accelerator.reduce(total, "mean").item() / num_steps
+        return Epoch(epoch=number + 1, lr=lr, loss=loss, seconds=time.perf_counter() - start)
+
+    def step(self, model: nn.Module, x: Tensor | Features, labels: Tensor) -> Tensor:
+        """One update; returns the loss."""
+        with autocast(self.precision, self.accelerator.device):
+            loss = self.model.task.loss(model(x), labels)
+        self.scaler.scale(loss).backward()
+        if self.recipe.clip_grad is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def check(self, total: Tensor, number: int, step: int, num_steps: int) -> None:
+        if math.isfinite(total.item()):
+            return
+        kept = f"; {self.folder.path} keeps epoch {number}" if self.folder and number else ""
+        raise NonFiniteLoss(
+            f"the loss became {total.item()} in epoch {number + 1}, at or before step {step + 1} of {num_steps} "
+            f"(learning rate {self.lr:g}, {self.precision}){kept}. Try a lower lr, clip_grad=1, or precision='fp32'"
+        )
+
+    def close_epoch(self, progress: Progress, record: Epoch) -> None:
+        """Note an epoch down, in memory and on disk."""
+        progress.history.append(record)
+        if self.recipe.keep == "best" and record.val_accuracy is not None:
+            if progress.best is None or record.val_accuracy > progress.best[0]:
+                progress.best = record.val_accuracy, {n: t.cpu().clone() for n, t in self.model.trained().items()}
+        if self.folder:
+            progress.trained = {n: t.cpu() for n, t in self.model.trained().items()}
+            progress.optimizer, progress.scaler = self.optimizer.state_dict(), self.scaler.state_dict()
+            self.folder.save(progress)
+
+
+def set_lr(optimizer: optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,70 @@
+"""Every choice of a training run as one value. The defaults are those of the DTL papers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    epochs: int = 100
+    batch_size: int = 32
+    """Images a step, over all processes."""
+    lr: float | None = None
+    """Learning rate after warm-up; the method's own default if None."""
+    warmup_epochs: int | None = None
+    """Linear warm-up from `warmup_lr`; a tenth of the epochs if None."""
+    cooldown_epochs: int = 0
+    """Epochs at `min_lr` after the cosine (10 in the DTL authors' runs)."""
+    warmup_lr: float = 1e-7
+    min_lr: float = 1e-8
+    lr_update: Literal["epoch", "step"] = "epoch"
+    """When the rate moves: after each epoch as the authors do, or smoothly, which suits runs of a few epochs."""
+    weight_decay: float = 0.05
+    """Not applied to biases, norms and other vectors."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip_grad: float | None = None
+    """Largest norm of the gradient over all trained parameters."""
+    drop_path: float = 0.0
+    """Stochastic depth of the last block; smaller before it by the linear rule, 0 in the frozen prefix."""
+    precision: Precision = "auto"
+    """auto: bf16 where the hardware has it, else fp16 on a GPU and fp32 on a CPU."""
+    keep: Literal["last", "best"] = "last"
+    """Which epoch's parameters the run ends with; `best` is by validation accuracy, never by test."""
+    features: Literal["auto", "memory", "off"] = "auto"
+    """Keep the frozen half's output in memory after the first pass. auto: where images are the same in every epoch and
+    it fits `features_limit`."""
+    features_limit: int = 4 * 2**30
+    """Bytes."""
+    num_workers: int | None = None
+    """Processes that read images; 2 for files and none for pixels in memory if None."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in {"epochs": 1, "batch_size": 1, "cooldown_epochs": 0, "features_limit": 0}.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
+        for name in ("warmup_lr", "min_lr", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("lr", "clip_grad"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must be in 0..1, got {self.drop_path}")
+        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs <= self.epochs:
+            raise ValueError(f"warmup_epochs must be in 0..{self.epochs}, got {self.warmup_epochs}")
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": get_args(Precision),
+    "keep": ("last", "best"),
+    "features": ("auto", "memory", "off"),
+    "lr_update": ("epoch", "step"),
+}

@@ -1,0 +1,25 @@
+"""Cosine with linear warm-up, in epochs, as the DTL authors run it."""
+
+from __future__ import annotations
+
+import math
+
+from sidetune.train.recipe import Recipe
+
+
+def learning_rate(recipe: Recipe, peak: float, epoch: float) -> float:
+    """The rate at an epoch, counted from 0 and fractional within one.
+
+    Warm-up rises from `warmup_lr` to `peak`; then the cosine over all of `epochs`, which warm-up cuts the start off
+    rather than shifts; `min_lr` after its end.
+    """
+    warmup = recipe.epochs // 10 if recipe.warmup_epochs is None else recipe.warmup_epochs
+    if epoch < warmup:
+        return recipe.warmup_lr + (peak - recipe.warmup_lr) * epoch / warmup
+    if epoch >= recipe.epochs:
+        return recipe.min_lr
+    return recipe.min_lr + (peak - recipe.min_lr) * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
+
+
+def num_epochs(recipe: Recipe) -> int:
+    return recipe.epochs + recipe.cooldown_epochs
