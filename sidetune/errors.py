@@ -9,7 +9,7 @@ SidetuneError
 ├── RunExists          an output folder that already holds a run                       (ValueError)
 ├── NoSpace            a disk without room for what is about to be written             (OSError)
 ├── NonFiniteLoss      a loss that became NaN or infinite                              (ArithmeticError)
-└── Interrupted        a run that was stopped and can be resumed                       (KeyboardInterrupt)
+└── Interrupted        a run that was stopped by Ctrl-C and can be resumed
 
 Wrong values of an argument are a plain `ValueError`.
 """
@@ -54,7 +54,7 @@ class NonFiniteLoss(SidetuneError, ArithmeticError):
     pass
 
 
-class Interrupted(SidetuneError, KeyboardInterrupt):
+class Interrupted(SidetuneError):
     pass
 
 

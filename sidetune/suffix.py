@@ -5,7 +5,6 @@ Where it starts follows from what the method touches, and from nothing else.
 
 from __future__ import annotations
 
-from typing import Self
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -74,7 +73,7 @@ class Suffix(nn.Module):
         outputs = frozenset({self.seam} if self.seam >= 0 else ())
         return Need(inputs=frozenset(self.reads_before), outputs=outputs)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> Suffix:
         """Like any module, but a BatchNorm whose weight is frozen keeps its statistics."""
         super().train(mode)
         for module in self.modules():

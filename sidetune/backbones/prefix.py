@@ -7,7 +7,6 @@ The freeze contract: parameters ask for no gradient, the modules stay in eval mo
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -30,7 +29,7 @@ class Prefix(nn.Module):
         self.pools = nn.ModuleDict({name: backbone.pools[name] for name in pools})
         self.eval()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> Prefix:
         """Stays in eval mode."""
         return super().train(False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
+from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from sidetune.backbones.packaged import PACKAGED, packaged_weights
@@ -82,11 +84,27 @@ def from_file(path: Path, architecture: str | None) -> nn.Module:
         raise ValueError(f"pass architecture='...' (a timm name): {path.name} does not say which network it fits")
     if not timm.is_model(architecture):
         raise ValueError(f"unknown architecture {architecture!r}; timm.list_models() lists those that exist")
-    overlay = {"file": str(path), "custom_load": path.suffix == ".npz"}
+    model = timm.create_model(architecture, num_classes=0)
     try:
-        return timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
-    except Exception as e:  # damaged or foreign files fail in as many ways as there are readers
+        if path.suffix == ".npz":
+            model.load_pretrained(str(path))
+        else:
+            load_checked(model, path)
+    except Exception as e:  # damaged and foreign files fail in as many ways as there are readers
         raise ValueError(f"{path} does not hold weights that fit {architecture}: {e}") from e
+    return model
+
+
+def load_checked(model: nn.Module, path: Path) -> None:
+    """Load a state dict, renamed by timm where it is the original authors'; a tensor that is missing is an error."""
+    state = load_state_dict(str(path))
+    rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if rename is not None:
+        state = rename(state, model)
+    own = model.state_dict()
+    if missing := [name for name in own if name not in state and not name.endswith("num_batches_tracked")]:
+        raise ValueError(f"{len(missing)} of {len(own)} tensors are missing, such as {', '.join(missing[:3])}")
+    model.load_state_dict({**own, **{name: state[name] for name in own if name in state}})
 
 
 def jax_architecture(path: Path) -> str:

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from sidetune.cli import apply, compare, demo, fit, methods
-from sidetune.errors import MissingExtra, SidetuneError
+from sidetune.errors import Interrupted, MissingExtra, SidetuneError
 
 app = typer.Typer(
     help="Adapt large pretrained vision networks on small hardware.",
@@ -38,8 +38,8 @@ def main() -> None:
         if (e.name or "").startswith("sidetune"):
             raise
         fail(console, MissingExtra(f"this verb (it imports {e.name})", "train"), WRONG)
-    except KeyboardInterrupt as e:
-        fail(console, e if str(e) else KeyboardInterrupt("stopped"), STOPPED)
+    except Interrupted as e:
+        fail(console, e, STOPPED)
     except (SidetuneError, ValueError, OSError) as e:
         fail(console, e, WRONG)
 

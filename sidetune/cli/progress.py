@@ -25,16 +25,16 @@ class Lines:
 
     def __init__(self) -> None:
         self.prefix = ""
-        self.said = 0.0
+        self.said = time.monotonic()
 
     def method(self, name: str, seed: int) -> None:
         self.prefix = f"{name} (seed {seed})  "
 
     def features(self, done: int, total: int) -> None:
-        self.now_and_then(f"features {done}/{total}", last=done == total)
+        self.now_and_then(f"features of {done}/{total} images")
 
     def images(self, done: int, total: int) -> None:
-        self.now_and_then(f"looked at {done}/{total} images", last=done == total)
+        self.now_and_then(f"checked {done}/{total} images")
 
     def step(self, epoch: int, num_epochs: int, step: int, num_steps: int) -> None:
         pass
@@ -42,8 +42,8 @@ class Lines:
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:
         ERR.print(self.prefix + line(epoch, num_epochs))
 
-    def now_and_then(self, text: str, *, last: bool) -> None:
-        if last or time.monotonic() - self.said > 10:
+    def now_and_then(self, text: str) -> None:
+        if time.monotonic() - self.said > 10:
             self.said = time.monotonic()
             ERR.print(text)
 

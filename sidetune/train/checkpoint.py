@@ -47,16 +47,18 @@ class Progress:
 
 
 class RunFolder:
-    """Everything a run writes apart from its model."""
+    """Everything a run writes apart from its model. All processes read it, one of them writes."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path / "run"
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        self.path, self.writes = path / "run", writes
 
     def start(self, request: dict[str, Any], *, resume: bool, overwrite: bool) -> Progress | None:
         """Begin a run, or go on with one; returns where it stands.
 
         Raises RunExists if the folder holds a run and neither is allowed, or a run that was asked for something else.
         """
+        if not self.writes:
+            return self.load()
         request = json.loads(json.dumps(request))
         asked = self.path / REQUEST
         if asked.exists() and overwrite and not resume:
@@ -75,6 +77,8 @@ class RunFolder:
         return None
 
     def save(self, progress: Progress) -> None:
+        if not self.writes:
+            return
         state = {**vars(progress), "history": [asdict(e) for e in progress.history]}
         size = sum(t.nbytes for t in progress.trained.values()) * 3  # with AdamW's two moments
         with replacing(self.path / CHECKPOINT, size) as beside:

@@ -93,10 +93,12 @@ def fit(
     train_set = as_dataset(train, model, training=True)
     val_set = None if val is None else as_dataset(val, model, training=False)
     model.recipe = recipe
-    folder = RunFolder(Path(out)) if out is not None and accelerator.is_main_process else None
-    progress = (
-        folder.start(request_of(model, recipe, train_set), resume=resume, overwrite=overwrite) if folder else None
-    )
+    folder, progress = None, None
+    if out is not None:
+        folder = RunFolder(Path(out), writes=accelerator.is_main_process)
+        with accelerator.main_process_first():
+            asked = request_of(model, recipe, train_set)
+            progress = folder.start(asked, resume=resume, overwrite=overwrite)
     model.suffix.set_drop_path(recipe.drop_path)
     model.to(accelerator.device)
     try:
@@ -150,7 +152,7 @@ class Run:
         parallel = self.accelerator.prepare_model(self.model) if self.accelerator.num_processes > 1 else self.model
         progress = self.restore(progress)
         total = num_epochs(self.recipe)
-        with TensorBoard(self.folder.path if self.folder else None) as board:
+        with TensorBoard(self.folder.path if self.folder and self.folder.writes else None) as board:
             for number in range(len(progress.history), total):
                 order.epoch = number
                 record = self.train_epoch(parallel, batches, number)
@@ -164,8 +166,9 @@ class Run:
         if progress.best is not None:
             self.model.load_trained(progress.best[1])
             kept = max(progress.history, key=lambda e: (e.val_accuracy or 0, -e.epoch)).epoch
-        if self.folder:
+        if self.folder and self.folder.writes:
             self.model.save_pretrained(self.folder.path.parent)
+        self.accelerator.wait_for_everyone()
         self.model.eval()
         return Fit(
             history=tuple(progress.history),

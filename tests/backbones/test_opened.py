@@ -1,0 +1,134 @@
+"""Opened networks compute what timm's own forward computes, and stay frozen."""
+
+import pytest
+import timm
+import torch
+from conftest import CNN_SIZE, TINY, tiny_network
+
+from sidetune.backbones import open_backbone
+from sidetune.backbones.prefix import Prefix
+from sidetune.backbones.weights import digest_of
+from sidetune.features import Need
+
+
+def everything(backbone):
+    return Need(
+        inputs=frozenset(backbone.blocks),
+        outputs=frozenset(backbone.output_shapes),
+        pooled=frozenset(backbone.pools),
+    )
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_stepping_through_blocks_is_bit_for_bit_timms_own_forward(kind):
+    network = tiny_network(kind).eval().requires_grad_(False)
+    backbone = open_backbone(network, image_size=CNN_SIZE if kind in ("convnext", "resnet", "efficientnet") else None)
+    images = torch.randn(2, 3, *backbone.card.image_size)
+    prefix = Prefix(backbone, backbone.num_blocks, backbone.pools)
+    features = prefix(images, everything(backbone))
+    expected = network.forward_head(network.forward_features(images), pre_logits=True)
+    assert torch.equal(features.pooled[backbone.native_pool], expected)
+    assert {i: tuple(t.shape[1:]) for i, t in features.inputs.items()} == dict(backbone.input_shapes)
+    assert {i: tuple(t.shape[1:]) for i, t in features.outputs.items()} == dict(backbone.output_shapes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "size"),
+    [
+        ("vit_tiny_patch16_224", {"depth": 2, "embed_dim": 24, "num_heads": 3}, (48, 80)),
+        ("vit_small_patch14_dinov2", {"depth": 2, "embed_dim": 24, "num_heads": 3}, 56),
+        ("vit_base_patch16_clip_224", {"depth": 2, "embed_dim": 24, "num_heads": 3}, 64),
+        ("vit_base_patch16_siglip_224", {"depth": 2, "embed_dim": 24, "num_heads": 3}, 64),
+        ("deit3_small_patch16_224", {"depth": 2, "embed_dim": 24, "num_heads": 3}, 64),
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1), "embed_dim": 16, "num_heads": (1, 2)}, 112),
+        ("convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16), "head_norm_first": True}, 64),
+        ("resnet26d", {"channels": (8, 8, 16, 16)}, 64),
+    ],
+)
+def test_other_sizes_and_variants_are_bit_for_bit_too(name, changes, size):
+    network = timm.create_model(name, num_classes=0, **changes).eval().requires_grad_(False)
+    before = digest_of(network.state_dict())
+    backbone = open_backbone(network, image_size=size)
+    assert digest_of(network.state_dict()) == before, "the caller's module is left untouched"
+    images = torch.randn(2, 3, *backbone.card.image_size)
+    pool = frozenset({backbone.native_pool})
+    found = Prefix(backbone, backbone.num_blocks, pool)(images, Need(pooled=pool)).pooled[backbone.native_pool]
+    if hasattr(network, "set_input_size"):
+        with pytest.warns() if "swin" in name else torch.no_grad():  # timm's resampling makes torch warn
+            network.set_input_size(img_size=backbone.card.image_size)
+    expected = network.forward_head(network.forward_features(images), pre_logits=True)
+    assert torch.equal(found, expected)
+
+
+def test_opening_shares_the_callers_weights_and_asks_for_no_gradient():
+    network = tiny_network("vit")
+    backbone = open_backbone(network)
+    assert backbone.blocks[1].attn.qkv.weight.data_ptr() == network.blocks[0].attn.qkv.weight.data_ptr()
+    assert not backbone.blocks[1].attn.qkv.weight.requires_grad
+    assert network.blocks[0].attn.qkv.weight.requires_grad
+
+
+def test_the_digest_knows_the_weights_but_not_the_image_size():
+    network = tiny_network("vit")
+    digest = open_backbone(network).card.digest
+    assert open_backbone(network, image_size=48).card.digest == digest
+    network.blocks[2].mlp.fc1.bias.data[3] += 1e-3
+    assert open_backbone(network).card.digest != digest
+
+
+def test_the_prefix_stays_asleep_whatever_train_is_called(backbone):
+    prefix = Prefix(backbone, backbone.num_blocks, ["mean"])
+    before = digest_of(prefix.state_dict())
+    images = torch.randn(3, 3, *backbone.card.image_size)
+    need = everything(backbone)
+    first = Prefix(backbone, backbone.num_blocks, backbone.pools)(images, need)
+    prefix.train()
+    assert not any(module.training for module in prefix.modules())
+    second = prefix(images, Need(outputs=need.outputs))
+    assert all(torch.equal(first.outputs[i], second.outputs[i]) for i in need.outputs)
+    assert not any(t.requires_grad for t in second.tensors())
+    assert digest_of(prefix.state_dict()) == before
+
+
+def test_the_prefix_runs_no_further_than_it_must(vit):
+    prefix = Prefix(vit, 4)
+    prefix.blocks["3"].register_forward_hook(lambda *_: pytest.fail("block 3 ran"))
+    prefix(torch.randn(1, 3, 32, 32), Need(inputs=frozenset({1}), outputs=frozenset({2})))
+
+
+def test_features_cross_the_seam_in_the_type_of_autocast(vit):
+    with torch.autocast("cpu", torch.bfloat16):
+        features = Prefix(vit, 2)(torch.randn(1, 3, 32, 32), Need(outputs=frozenset({0, 2})))
+    assert {t.dtype for t in features.tensors()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("kind", "size"), [("vit", 33), ("vit", (32, 20)), ("swin", 66), ("dinov2", 10)])
+def test_sizes_that_do_not_fit_the_patches_are_refused_with_the_nearest(kind, size):
+    with pytest.raises(ValueError, match="nearest"):
+        open_backbone(tiny_network(kind), image_size=size)
+
+
+def test_images_too_small_for_a_network_are_refused():
+    with pytest.raises(ValueError, match="image_size must be"):
+        open_backbone(tiny_network("resnet"), image_size=0)
+
+
+def test_images_of_another_size_are_refused_with_both_sizes(vit):
+    with pytest.raises(ValueError, match=r"\(batch, 3, 32, 32\), got \(1, 3, 48, 48\)"):
+        Prefix(vit, 1)(torch.randn(1, 3, 48, 48), Need(outputs=frozenset({0})))
+
+
+def test_other_families_are_refused_with_those_that_are_known():
+    with pytest.raises(ValueError, match="VisionTransformer, SwinTransformer"):
+        open_backbone(timm.create_model("mobilenetv3_small_050", num_classes=0))
+
+
+def test_stages_and_transitions_are_where_the_paper_counts_them():
+    with torch.device("meta"):
+        swin = open_backbone(timm.create_model("swin_base_patch4_window7_224", num_classes=0))
+    assert swin.num_blocks == 24
+    assert list(swin.transitions) == [3, 5, 23]
+    assert [swin.width(i) for i in (1, 3, 5, 22, 23, 24)] == [128, 256, 512, 512, 1024, 1024]
+    with torch.device("meta"):
+        resnet = open_backbone(timm.create_model("resnet18", num_classes=0))
+    assert [i for i in resnet.blocks if not resnet.keeps_shape(i)] == [3, 5, 7]

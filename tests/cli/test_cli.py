@@ -1,0 +1,180 @@
+"""The command line, as a user meets it."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from sidetune.cli.main import main
+
+ARCHITECTURE = "vit_tiny_patch16_224"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_file(timm.create_model(ARCHITECTURE, num_classes=0).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command line; gives what it printed, or (status, message) if it failed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, fails=False):
+        monkeypatch.setattr(sys, "argv", ["sidetune", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+            raise SystemExit(0)
+        printed = capsys.readouterr()
+        assert bool(stopped.value.code) == fails, printed.err
+        return (stopped.value.code, printed.err) if fails else printed.out
+
+    return run
+
+
+@pytest.fixture
+def network(weights):
+    return ("--backbone", weights, "--set", f"architecture={ARCHITECTURE}", "--set", "image_size=32")
+
+
+@pytest.fixture
+def model(run, folder, network):
+    run("fit", folder, *network, "--out", "model", "--epochs", "2", "--set", "recipe.batch_size=8")
+    return "model"
+
+
+def test_fit_evaluate_and_predict(run, folder, model):
+    evaluated = json.loads(run("evaluate", model, "--json"))
+    assert evaluated["num_images"] == 6 and 0 <= evaluated["accuracy"] <= 1
+    assert json.loads(run("evaluate", model, folder / "val", "--json"))["num_images"] == 9
+    assert json.loads(run("evaluate", model, folder, "--part", "train", "--json"))["num_images"] == 33
+    picture = next((folder / "test/dark").iterdir())
+    assert run("predict", model, picture).startswith(f"{picture}: ")
+    rows = json.loads(run("predict", model, folder / "test", "--top", "3", "--json"))
+    assert len(rows) == 6 and len(rows[0]["top"]) == 3
+
+
+def test_fit_prints_json_for_machines_and_lines_for_logs(run, folder, network, capsys):
+    result = json.loads(run("fit", folder, *network, "--epochs", "1", "--json"))
+    assert result["out"] == "runs/squares-dtl+" and result["accuracy"].keys() == {"val", "test"}
+    run("fit", folder, *network, "--epochs", "1", "--overwrite")
+
+
+def test_one_folder_is_scored_on_the_part_that_was_held_out(run, folder, network):
+    shutil.copytree(folder / "train", "one")
+    run("fit", "one", *network, "--out", "model", "--epochs", "1")
+    evaluated = json.loads(run("evaluate", "model", "one", "--json"))
+    assert evaluated["num_images"] == 6 and evaluated["data"].endswith("(test)")
+
+
+def test_a_run_is_neither_overwritten_nor_mixed_up(run, folder, network, model):
+    again = ("fit", folder, *network, "--out", model, "--epochs", "2", "--set", "recipe.batch_size=8")
+    assert run(*again, fails=True) == (
+        2,
+        "squares: 33 train, 9 val, 6 test images of 3 classes\n"
+        f"dtl+ on {network[1]}, 32 x 32 px: 10,944 trained parameters + 579 of the head; 7 of 12 blocks frozen\n"
+        "error: model already holds a run; go on with it by --resume (resume=True), replace it by --overwrite "
+        "(overwrite=True), or choose another folder\n",
+    )
+    assert "accuracy" in run(*again, "--resume")
+    status, message = run(*again, "--resume", "--set", "method.rank=3", fails=True)
+    assert status == 2 and "holds a run with other choices: method.rank: None -> 3" in message
+
+
+def test_compare_writes_a_report(run, folder, network):
+    words = ("compare", folder, *network, "--methods", "linear,dtl+", "--seeds", "2", "--epochs", "1")
+    printed = run(*words, "--set", "transform=vtab", "--out", "report")
+    assert "dtl+" in printed and "report in report/report.md" in printed
+    status, message = run(*words, "--out", "report", fails=True)
+    assert status == 2 and "already holds a report; replace it by --overwrite" in message
+    rows = json.loads(run(*words, "--out", "report", "--overwrite", "--json"))["rows"]
+    assert [len(row["accuracies"]) for row in rows] == [2, 2]
+
+
+def test_export_and_merge(run, folder, network, model):
+    assert "its logits differ by at most" in run("export", model, "model.onnx")
+    assert onnxruntime.InferenceSession("model.onnx").get_inputs()[0].shape[1:] == [3, 32, 32]
+    status, message = run("merge", model, "merged.safetensors", fails=True)
+    assert status == 2 and "cannot be folded" in message
+    run("fit", folder, *network, "--method", "lora", "--out", "lora", "--epochs", "1")
+    printed = run("merge", "lora", "merged.safetensors")
+    network = eval(printed.splitlines()[1].strip(), {"timm": timm})
+    assert network.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
+def test_methods_and_recipes(run):
+    assert "vpt-deep on resnet: prompts are extra tokens" in run("methods")
+    assert json.loads(run("methods", "--json"))["lora"]["vit"] is None
+    assert "lr 0.003, drop path 0, kernel 5" in run("recipes", "vtab/cifar_100/swin/dtl+")
+    assert len(json.loads(run("recipes", "--json"))) == 136
+
+
+def test_bad_images_are_named_and_skipped_on_request(run, folder, network, model):
+    bad = folder / "test/dark/bad one.jpg"
+    bad.write_bytes(b"\xff\xd8\xff junk")
+    status, message = run("fit", folder, *network, "--out", "other", "--epochs", "1", fails=True)
+    assert status == 2 and "bad one.jpg" in message and "--skip-bad" in message
+    assert "accuracy" in run("fit", folder, *network, "--out", "other", "--epochs", "1", "--skip-bad")
+    assert "bad one.jpg" in run("predict", model, bad, fails=True)[1]
+    assert len(json.loads(run("predict", model, folder / "test", "--skip-bad", "--json"))) == 6
+
+
+def test_ctrl_c_says_how_to_go_on(run, folder, network, monkeypatch):
+    from sidetune.train.loop import Run
+
+    train = Run.train_epoch
+
+    def interrupted(self, model, batches, number):
+        if number == 1:
+            raise KeyboardInterrupt
+        return train(self, model, batches, number)
+
+    monkeypatch.setattr(Run, "train_epoch", interrupted)
+    words = ("fit", folder, *network, "--out", "model", "--epochs", "2")
+    status, message = run(*words, fails=True)
+    assert status == 130 and "go on with --resume" in message
+    assert "unfinished run" in run("predict", "model", folder / "test", fails=True)[1]
+    monkeypatch.setattr(Run, "train_epoch", train)
+    assert "accuracy" in run(*words, "--resume")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("fit", "nowhere"), "no folder at nowhere, and no data set of that name; known names: fashion-1k"),
+        (("fit", "fashion-1k", "--method", "dlt"), "unknown method 'dlt'; known: linear"),
+        (("fit", "fashion-1k", "--set", "method.rank=0"), "rank must be at least 1, got 0"),
+        (("fit", "fashion-1k", "--set", "method.rank=four"), "rank must be a whole number or none, got 'four'"),
+        (("fit", "fashion-1k", "--set", "method.rnk=4"), "unknown choice of DTL 'rnk'; known: lr, pool"),
+        (("fit", "fashion-1k", "--set", "recipe.epochs=1.5"), "epochs must be a whole number, got '1.5'"),
+        (("fit", "fashion-1k", "--set", "rank"), "--set takes method.NAME=VALUE"),
+        (("fit", "fashion-1k", "--set", "size=3"), "unknown choice of Setup 'size'; known: image_size"),
+        (("fit", "fashion-1k", "--epochs", "0"), "epochs must be at least 1, got 0"),
+        (("fit", "fashion-1k", "--recipe", "vtab/cifar"), "unknown recipe 'vtab/cifar'; known: vtab/"),
+        (("fit", "fashion-1k", "--backbone", "resnet5O"), "unknown backbone 'resnet5O'"),
+        (("fit", "fashion-1k", "--backbone", "resnet50"), "could not be fetched"),
+        (("predict", "nowhere", "x.jpg"), "nowhere holds no saved model"),
+        (("compare", "fashion-1k", "--methods", "linear,foo"), "unknown method 'foo'"),
+        (("compare", "fashion-1k", "--set", "method.rank=3"), "register a preset of your own"),
+    ],
+)
+def test_wrong_input_is_one_clear_message(run, words, message):
+    status, printed = run(*words, fails=True)
+    assert status == 2 and message in printed and "Traceback" not in printed
+
+
+def test_images_that_are_no_squares_and_many_kinds_at_once(run, folder, network, model):
+    Image.new("RGBA", (300, 20), (1, 2, 3, 99)).save("wide.png")
+    Image.fromarray(np.full((40, 9), 40000, np.uint16)).save("sixteen.png")
+    Image.new("CMYK", (64, 64)).save("ink.jpg")
+    assert len(run("predict", model, "wide.png", "sixteen.png", "ink.jpg").splitlines()) == 3

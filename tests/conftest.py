@@ -1,0 +1,86 @@
+"""Tiny random backbones, one of each family, and a data set of coloured squares."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from jaxtyping import install_import_hook
+
+with install_import_hook(["sidetune.tasks", "sidetune.backbones.prefix", "sidetune.model"], "beartype.beartype"):
+    import sidetune.model
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from sidetune.backbones import Backbone, open_backbone
+from sidetune.data import Samples
+
+torch.set_num_threads(2)
+
+TINY = {
+    "vit": ("vit_tiny_patch16_224", {"depth": 4, "embed_dim": 24, "num_heads": 3, "img_size": 32, "patch_size": 8}),
+    "dinov2": ("vit_small_patch14_reg4_dinov2", {"depth": 3, "embed_dim": 24, "num_heads": 3, "img_size": 42}),
+    "gap": ("vit_base_patch16_siglip_gap_224", {"depth": 3, "embed_dim": 24, "num_heads": 3, "img_size": 32}),
+    "swin": (
+        "swin_tiny_patch4_window7_224",
+        {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 1, 2, 2), "img_size": 64, "window_size": 2},
+    ),
+    "convnext": ("convnext_tiny", {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}),
+    "resnet": ("resnet18", {"channels": (8, 16, 24, 32)}),
+    "efficientnet": ("tf_efficientnet_lite0", {}),
+}
+CNN_SIZE = 32
+
+
+def tiny_network(kind: str, seed: int = 0) -> torch.nn.Module:
+    name, changes = TINY[kind]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = timm.create_model(name, num_classes=0, **changes)
+        for parameter in network.parameters():  # LayerScale and zero starts would hide what blocks do
+            if parameter.ndim == 1:
+                parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
+    return network
+
+
+def tiny_backbone(kind: str, seed: int = 0) -> Backbone:
+    size = CNN_SIZE if kind in ("convnext", "resnet", "efficientnet") else None
+    return open_backbone(tiny_network(kind, seed), image_size=size)
+
+
+@pytest.fixture(params=TINY)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return tiny_backbone(request.param)
+
+
+@pytest.fixture
+def vit() -> Backbone:
+    return tiny_backbone("vit")
+
+
+def squares() -> Samples:
+    """48 grey pictures of three brightnesses."""
+    rng = np.random.default_rng(0)
+    labels = [i % 3 for i in range(48)]
+    images = np.stack([rng.integers(80 * label, 80 * label + 90, (16, 16)) for label in labels]).astype(np.uint8)
+    return Samples(images=images, labels=labels, classes=("dark", "grey", "light"))
+
+
+@pytest.fixture
+def samples() -> Samples:
+    return squares()
+
+
+@pytest.fixture
+def folder(tmp_path, samples):
+    """An image folder with train, val and test parts."""
+    root = tmp_path / "squares"
+    for i, label in enumerate(samples.labels):
+        part = ("train", "train", "train", "val", "test", "train")[i // 3 % 6]
+        path = root / part / samples.classes[label] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(samples.images[i]).save(path)
+    return root

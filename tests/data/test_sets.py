@@ -1,0 +1,72 @@
+"""The data sets that come with the library, and the transforms."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sidetune.data import ImageDataset, Transform, read_data
+from sidetune.data.sprites import draw, sprites
+
+
+def test_fashion_1k_has_vtabs_form():
+    splits = read_data("fashion-1k")
+    assert [len(s) for s in splits.parts().values()] == [800, 200, 2000]
+    assert splits.train.classes[0] == "T-shirt" and len(splits.train.classes) == 10
+    assert all(np.bincount(s.labels).tolist() == [len(s) // 10] * 10 for s in splits.parts().values())
+    hashes = [{image.tobytes() for image in s.images} for s in splits.parts().values()]
+    assert not hashes[0] & hashes[2] and not hashes[1] & hashes[2]
+
+
+@pytest.mark.parametrize("factor", ["location", "orientation"])
+def test_sprites_are_decided_by_their_seed(factor):
+    first, again, other = sprites(factor, 40, seed=1), sprites(factor, 40, seed=1), sprites(factor, 40, seed=2)
+    assert np.array_equal(first.images, again.images) and first.labels == again.labels
+    assert not np.array_equal(first.images, other.images)
+    assert len(first.classes) == 16 and set(np.unique(first.images)) == {0, 255}
+
+
+def test_the_location_is_the_bin_of_x():
+    samples = sprites("location", 200, seed=0)
+    centres = [np.nonzero(image)[1].mean() for image in samples.images]
+    means = [np.mean([c for c, label in zip(centres, samples.labels) if label == b]) for b in range(16)]
+    assert np.all(np.diff(means) > 1)
+
+
+def test_sprites_turn_and_stay_inside_the_picture():
+    for shape in ("square", "ellipse", "heart"):
+        whole = np.count_nonzero(draw(shape, 1.0, 0.7, 0.5, 0.5))
+        for x in (0.0, 1.0):
+            assert np.count_nonzero(draw(shape, 1.0, 0.7, x, x)) == pytest.approx(whole, rel=0.03)
+    assert not np.array_equal(draw("heart", 1.0, 0, 0.5, 0.5), draw("heart", 1.0, np.pi, 0.5, 0.5))
+
+
+def transform(preset):
+    return Transform(preset=preset, image_size=(24, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+@pytest.mark.parametrize("preset", ["vtab", "photo", "few-shot"])
+def test_transforms_give_tensors_of_the_size_asked_for(preset):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3)).astype(np.uint8))
+    chosen = transform(preset)
+    for prepare in (chosen.training(), chosen.evaluation()):
+        assert prepare(picture).shape == (3, 24, 32)
+    assert torch.equal(chosen.evaluation()(picture), chosen.evaluation()(picture))
+    assert chosen.is_random == (preset != "vtab")
+
+
+def test_vtab_resizes_directly_and_normalises():
+    flat = Image.new("RGB", (70, 50), (255, 0, 127))
+    tensor = transform("vtab").training()(flat)
+    assert torch.allclose(tensor[:, 3, 4], torch.tensor([2.0, -2.0, (127 / 255 - 0.5) / 0.25]), atol=1e-6)
+
+
+def test_unknown_transforms_list_the_known_ones():
+    with pytest.raises(ValueError, match="known: vtab, photo, few-shot"):
+        transform("imagenet")
+
+
+def test_a_dataset_gives_image_and_label(samples):
+    dataset = ImageDataset(samples, transform("vtab").evaluation(), is_random=False)
+    image, label = dataset[4]
+    assert image.shape == (3, 24, 32) and label == 1 and len(dataset) == 48

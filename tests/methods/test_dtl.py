@@ -1,0 +1,129 @@
+"""DTL's switches against a plain reading of the paper's equations."""
+
+import pytest
+import torch
+from conftest import tiny_backbone
+from torch.nn import functional as F
+
+import sidetune
+from sidetune.contract import disturb
+from sidetune.methods import DTL
+
+
+def by_the_paper(backbone, model, images, *, beta=100.0, theta=True, fusion="none", kernel=3, reset=True):
+    """The last block's output by equations 5 and 9, block by block, with weights looked up in the model."""
+    side = model.suffix.side
+    channels_first = backbone.layout.channels_first
+    prefix = backbone.layout.num_prefix_tokens
+    z, h, stage = backbone.stem(images), None, 0
+    for i, block in backbone.blocks.items():
+        z = backbone.transitions[i](z) if i in backbone.transitions else z
+        if reset and backbone.stages[i] != stage:
+            h, stage = None, backbone.stages[i]
+        if i in side.reads:
+            x = z.permute(0, 2, 3, 1) if channels_first else z
+            w = side.w[str(i)]
+            h = x @ w.a.T @ w.c.T + (0 if h is None else h)
+        z = block(z)
+        if i not in side.writes:
+            continue
+        t = h * torch.sigmoid(beta * h) if theta else h
+        if fusion != "none":
+            maps = t[:, prefix:].transpose(1, 2).unflatten(2, backbone.layout.grid) if t.ndim == 3 else t.movedim(-1, 1)
+            low, high = (kernel - 1) // 2, kernel // 2
+            padded = F.pad(maps, (low, high, low, high))
+            if fusion == "average":
+                weight = torch.full((maps.shape[1], 1, kernel, kernel), 1 / kernel**2)
+            else:
+                weight = side.g[side.g_of[i]].mix.weight
+            maps = F.conv2d(padded, weight, groups=1 if fusion == "full" else maps.shape[1])
+            if t.ndim == 3:
+                t = torch.cat([t[:, :prefix], maps.flatten(2).transpose(1, 2)], dim=1)
+            else:
+                t = maps.movedim(1, -1)
+        z = z + (t.permute(0, 3, 1, 2) if channels_first else t)
+    return z
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2", "gap", "swin", "convnext", "resnet", "efficientnet"])
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"theta": False},
+        {"beta": 1.0, "rank": 3},
+        {"fusion": "depthwise"},
+        {"fusion": "depthwise", "kernel": 4},
+        {"fusion": "average", "kernel": 2},
+        {"fusion": "full", "kernel": 3},
+        {"fusion": "depthwise", "share_fusion": False, "first_write": 1},
+    ],
+    ids=lambda c: "-".join(map(str, c.values())) or "default",
+)
+def test_every_switch_is_the_papers_equation(kind, choices):
+    backbone = tiny_backbone(kind)
+    model = sidetune.adapt(backbone, DTL(**choices), num_classes=3)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.requires_grad and ".c" in name:
+                p.normal_(std=0.1)
+        images = torch.randn(2, 3, *backbone.card.image_size)
+        known = {k: v for k, v in choices.items() if k in ("beta", "theta", "fusion", "kernel")}
+        expected = backbone.pools["mean"](by_the_paper(backbone, model, images, **known))
+        found = model.suffix(model.features(images))
+        plain = backbone.pools["mean"](by_the_paper(backbone, sidetune.adapt(backbone, "dtl", num_classes=3), images))
+    assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found, plain, atol=1e-3), "the side network makes a difference"
+
+
+def test_h_runs_on_over_stages_of_one_shape_without_reset(vit):
+    model = sidetune.adapt(vit, DTL(reset=False), num_classes=3)
+    disturb(model)
+    images = torch.randn(1, 3, 32, 32)
+    expected = vit.pools["mean"](by_the_paper(vit, model, images, reset=False))
+    assert torch.allclose(model.suffix(model.features(images)), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="stages of this backbone differ"):
+        sidetune.adapt(tiny_backbone("swin"), DTL(reset=False, first_write=1), num_classes=3)
+
+
+@pytest.mark.parametrize(("first_write", "frozen"), [(None, 3), (1, 1), (4, 4)])
+def test_the_frozen_depth_is_the_first_block_written(vit, first_write, frozen):
+    assert sidetune.adapt(vit, DTL(first_write=first_write), num_classes=3).frozen_depth == frozen
+
+
+def test_class_and_register_tokens_skip_the_convolution():
+    backbone = tiny_backbone("dinov2")
+    spread = sidetune.adapt(backbone, "dtl+", num_classes=3).suffix.side.g["stage1"]
+    h = torch.randn(2, backbone.output_shapes[0][0], 24)
+    out = backbone.layout.on_patches(h, spread)
+    assert torch.equal(out[:, :5], h[:, :5])
+    assert not torch.equal(out[:, 5:], h[:, 5:])
+
+
+def test_blocks_that_change_shape_themselves_are_not_read():
+    model = sidetune.adapt(tiny_backbone("resnet"), "dtl+", num_classes=3)
+    assert model.suffix.side.reads == model.suffix.side.writes == (6, 8)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"rank": 0}, "rank must be at least 1, got 0"),
+        ({"rank": 25}, "rank 25 is above the backbone's width, 24"),
+        ({"first_write": 5}, r"first_write \(M\) must be in 1..4, got 5"),
+        ({"first_write": 0}, "first_write must be at least 1"),
+        ({"reads": (0, 1)}, r"reads names blocks \[0\]"),
+        ({"reads": ()}, "reach no write"),
+        ({"fusion": "dense"}, "fusion must be none, depthwise, average or full"),
+        ({"kernel": 0}, "kernel must be at least 1"),
+        ({"beta": 0.0}, "beta must be above 0"),
+    ],
+)
+def test_choices_that_make_no_sense_are_refused(vit, choices, message):
+    with pytest.raises(ValueError, match=message):
+        sidetune.adapt(vit, DTL(**choices), num_classes=3)
+
+
+def test_reads_that_never_reach_a_write_are_refused():
+    with pytest.raises(ValueError, match=r"reads \[1\] reach no write"):
+        sidetune.adapt(tiny_backbone("swin"), DTL(reads=(1, 3, 4), first_write=3), num_classes=3)

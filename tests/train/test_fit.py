@@ -1,0 +1,232 @@
+"""Training: repeatable, resumable, stopped cleanly, and the same from kept features as on the fly."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_backbone
+from torch.utils.data import TensorDataset
+
+import sidetune
+from sidetune.data import Samples
+from sidetune.errors import DataError, Interrupted, NonFiniteLoss, NoSpace, RunExists
+from sidetune.train import checkpoint
+from sidetune.train.loop import Silent
+from sidetune.train.optimizer import make_optimizer
+from sidetune.train.recipe import Recipe
+
+QUICK = Recipe(epochs=3, batch_size=8, precision="fp32", lr=5e-3)
+
+
+def trained(backbone, samples, recipe=QUICK, method="dtl+", transform="vtab", **how):
+    model = sidetune.adapt(backbone, method, classes=samples.classes, transform=transform)
+    return model, sidetune.fit(model, samples, recipe=recipe, **how)
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.trained().values(), b.trained().values(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["linear", "dtl+", "lora", "full"])
+def test_every_kind_of_method_learns_brightness(vit, samples, method):
+    recipe = Recipe(epochs=12, batch_size=8, precision="fp32", lr=1e-2, lr_update="step")
+    model, done = trained(vit, samples, recipe, method)
+    assert done.history[-1].loss < done.history[0].loss
+    assert sidetune.evaluate(model, samples, precision="fp32").accuracy > 0.8
+
+
+@pytest.mark.parametrize("transform", ["vtab", "photo", "few-shot"])
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(vit, samples, transform):
+    recipe = Recipe(epochs=2, batch_size=8, drop_path=0.2)
+    first, done = trained(vit, samples, recipe, transform=transform)
+    torch.rand(3), np.random.rand(3)
+    again, done_again = trained(vit, samples, recipe, transform=transform)
+    assert same(first, again)
+    assert [e.loss for e in done.history] == [e.loss for e in done_again.history]
+    other, _ = trained(vit, samples, Recipe(epochs=2, batch_size=8, drop_path=0.2, seed=1), transform=transform)
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize("method", ["linear", "dtl+", "lora", "partial"])
+def test_training_from_kept_features_is_training_on_the_fly(vit, samples, method):
+    kept, done = trained(vit, samples, method=method)
+    flying, done_flying = trained(vit, samples, Recipe(**{**vars(QUICK), "features": "off"}), method=method)
+    assert done.features_in_memory and not done_flying.features_in_memory
+    assert [e.loss for e in done.history] == pytest.approx([e.loss for e in done_flying.history], rel=1e-5)
+    images = torch.randn(4, 3, 32, 32)
+    assert torch.allclose(kept(images), flying(images), rtol=1e-4, atol=1e-5)
+
+
+def test_features_that_change_or_do_not_fit_are_not_kept(vit, samples):
+    assert not trained(vit, samples, transform="photo")[1].features_in_memory
+    assert not trained(vit, samples, Recipe(epochs=1, features_limit=1000))[1].features_in_memory
+    with pytest.raises(ValueError, match="needs images that stay the same"):
+        trained(vit, samples, Recipe(features="memory"), transform="photo")
+    with pytest.raises(ValueError, match="trains the whole backbone"):
+        trained(vit, samples, Recipe(features="memory"), method="full")
+
+
+def test_stochastic_depth_follows_the_linear_rule_in_the_suffix_alone(vit):
+    model = sidetune.adapt(vit, "dtl+", num_classes=3, first_write=2)
+    model.suffix.set_drop_path(0.3)
+    assert [round(b.drop_path1.drop_prob, 6) for b in model.suffix.blocks.values()] == [0.2, 0.3]
+    assert all(type(b.drop_path1) is torch.nn.Identity for b in model.prefix.blocks.values())
+    model.suffix.set_drop_path(0.0)
+    assert all(type(b.drop_path1) is torch.nn.Identity for b in model.suffix.blocks.values())
+
+
+def test_weight_decay_spares_biases_and_norms(vit):
+    model = sidetune.adapt(vit, "full", num_classes=3)
+    decayed, spared = make_optimizer(model, Recipe(), 1e-3).param_groups
+    assert decayed["weight_decay"] == 0.05 and spared["weight_decay"] == 0
+    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in spared["params"])
+    total = sum(p.requires_grad for p in model.parameters())
+    assert len(decayed["params"]) + len(spared["params"]) == total
+
+
+def test_gradients_are_clipped(vit, samples):
+    plain, _ = trained(vit, samples)
+    clipped, _ = trained(vit, samples, Recipe(**{**vars(QUICK), "clip_grad": 1e-6}))
+    assert not same(plain, clipped)
+
+
+def test_the_last_epoch_is_kept_by_default_and_the_best_on_validation_when_asked(vit, samples):
+    model, done = trained(vit, samples, Recipe(epochs=4, batch_size=8, lr=3e-2), val=samples)
+    assert done.kept_epoch == 4 and all(e.val_accuracy is not None for e in done.history)
+    best, done = trained(vit, samples, Recipe(epochs=4, batch_size=8, lr=3e-2, keep="best"), val=samples)
+    scores = [e.val_accuracy for e in done.history]
+    assert done.kept_epoch == scores.index(max(scores)) + 1
+    assert sidetune.evaluate(best, samples).accuracy == max(scores)
+    with pytest.raises(ValueError, match="pass val="):
+        trained(vit, samples, Recipe(keep="best"))
+
+
+def test_any_torch_data_set_will_do(vit):
+    data = TensorDataset(torch.randn(20, 3, 32, 32), torch.arange(20) % 3)
+    model = sidetune.adapt(vit, "dtl", num_classes=3)
+    done = sidetune.fit(model, data, recipe=QUICK)
+    assert len(done.history) == 3 and not done.features_in_memory
+    assert sidetune.evaluate(model, data).num_images == 20
+
+
+def test_fewer_images_than_a_batch_are_one_batch(vit, samples):
+    _, done = trained(vit, samples.subset(range(5)), Recipe(epochs=1, batch_size=32))
+    assert np.isfinite(done.history[0].loss)
+
+
+def test_a_folder_gives_its_class_names_to_the_model(vit, folder):
+    model = sidetune.adapt(vit, "linear", num_classes=3)
+    sidetune.fit(model, folder / "train", val=folder / "val", recipe=QUICK)
+    assert model.task.classes == ("dark", "grey", "light")
+    assert sidetune.evaluate(model, folder / "test").num_images == 6
+    with pytest.raises(DataError, match="3 classes, but the model was made for 4"):
+        sidetune.fit(sidetune.adapt(vit, "linear", num_classes=4), folder / "train", recipe=QUICK)
+    other = sidetune.adapt(vit, "linear", classes=("a", "b", "c"))
+    with pytest.raises(DataError, match="classes that the training images do not: dark"):
+        sidetune.fit(other, folder / "train", recipe=QUICK)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(vit, samples, tmp_path):
+    class Poison(Silent):
+        def epoch(self, epoch, num_epochs):
+            if epoch.epoch == 2:
+                model.head.weight.data[0, 0] = float("nan")
+
+    model = sidetune.adapt(vit, "dtl+", classes=samples.classes, transform="vtab")
+    with pytest.raises(NonFiniteLoss, match="nan in epoch 3, .*keeps epoch 2.*lower lr"):
+        sidetune.fit(model, samples, recipe=QUICK, out=tmp_path / "run", report=Poison())
+    kept = checkpoint.RunFolder(tmp_path / "run").load()
+    assert len(kept.history) == 2 and all(t.isfinite().all() for t in kept.trained.values())
+
+
+@pytest.mark.parametrize("method", ["dtl+", "full"])
+def test_a_stopped_run_resumes_to_bit_identical_parameters(samples, tmp_path, method):
+    backbone = tiny_backbone("resnet" if method == "full" else "vit")
+    recipe = Recipe(epochs=4, batch_size=8, drop_path=0.1, keep="best")
+    unbroken, done = trained(backbone, samples, recipe, method, "photo", val=samples)
+
+    class Stop(Silent):
+        def step(self, epoch, num_epochs, step, num_steps):
+            if (epoch, step) == (3, 2):
+                raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="go on with --resume"):
+        trained(backbone, samples, recipe, method, "photo", val=samples, out=tmp_path / "run", report=Stop())
+    with pytest.raises(RunExists, match="already holds a run"):
+        trained(backbone, samples, recipe, method, "photo", val=samples, out=tmp_path / "run")
+    with pytest.raises(RunExists, match="recipe.epochs: 4 -> 5"):
+        other = Recipe(epochs=5, batch_size=8, drop_path=0.1, keep="best")
+        trained(backbone, samples, other, method, "photo", val=samples, out=tmp_path / "run", resume=True)
+    resumed, again = trained(backbone, samples, recipe, method, "photo", val=samples, out=tmp_path / "run", resume=True)
+    assert same(unbroken, resumed)
+    assert [e.loss for e in done.history] == [e.loss for e in again.history]
+    assert same(resumed, sidetune.load(tmp_path / "run", backbone=backbone))
+
+
+SCRIPT = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from conftest import squares, tiny_backbone
+import sidetune
+data = squares()
+model = sidetune.adapt(tiny_backbone("vit"), "dtl+", classes=data.classes, transform="photo")
+recipe = sidetune.Recipe(epochs=int(sys.argv[2]), batch_size=8, drop_path=0.1)
+sidetune.fit(model, data, recipe=recipe, out=sys.argv[1], resume=True)
+"""
+
+
+def test_a_run_killed_at_any_moment_resumes_to_bit_identical_parameters(vit, samples, tmp_path):
+    recipe = Recipe(epochs=40, batch_size=8, drop_path=0.1)
+    whole, _ = trained(vit, samples, recipe, transform="photo")
+    history = tmp_path / "run/run/history.json"
+    process = subprocess.Popen([sys.executable, "-c", SCRIPT, tmp_path / "run", "40"], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not history.exists():
+        time.sleep(0.005)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run/model.safetensors").exists(), "it was killed before its end"
+    broken, done = trained(vit, samples, recipe, transform="photo", out=tmp_path / "run", resume=True)
+    assert same(whole, broken) and len(done.history) == 40
+
+
+def test_a_full_disk_is_noticed_before_writing(vit, samples, tmp_path, monkeypatch):
+    monkeypatch.setattr("sidetune.atomic.shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(NoSpace, match="has 0 MiB left"):
+        trained(vit, samples, out=tmp_path / "run")
+
+
+def test_overwriting_starts_anew(vit, samples, tmp_path):
+    first, _ = trained(vit, samples, out=tmp_path / "run")
+    second, done = trained(vit, samples, Recipe(**{**vars(QUICK), "seed": 5}), out=tmp_path / "run", overwrite=True)
+    assert len(done.history) == 3 and not same(first, second)
+    assert list((tmp_path / "run/run/tensorboard").iterdir())
+
+
+def test_an_empty_data_set_is_refused(vit):
+    empty = Samples(images=np.zeros((0, 4, 4), np.uint8), labels=[], classes=("a", "b", "c"))
+    with pytest.raises(DataError, match="empty"):
+        trained(vit, empty)
+
+
+def test_two_processes_train_together_as_one_would(vit, samples, tmp_path):
+    (tmp_path / "script.py").write_text(
+        SCRIPT.replace('"photo"', '"vtab"').replace("drop_path=0.1", "precision='fp32'")
+    )
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    done = subprocess.run(
+        [*launch, tmp_path / "script.py", tmp_path / "two", "2"], env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = sidetune.load(tmp_path / "two", backbone=vit)
+    one, _ = trained(vit, samples, Recipe(epochs=2, batch_size=8, precision="fp32"))
+    for name, value in one.trained().items():
+        assert torch.allclose(two.trained()[name], value, rtol=1e-3, atol=1e-5), name
