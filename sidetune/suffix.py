@@ -5,7 +5,6 @@ Where it starts follows from what the method touches, and from nothing else.
 
 from __future__ import annotations
 
-
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -39,6 +38,7 @@ class Suffix(nn.Module):
         super().__init__()
         self.seam = seam(backbone, adaptation, pool)
         self.num_blocks = backbone.num_blocks
+        self.num_tokens = backbone.output_shapes[0][0] if backbone.layout.grid else 0
         self.side = adaptation.side
         self.pool_name = pool
         self.only_pools = self.seam == self.num_blocks and not (
@@ -106,6 +106,16 @@ class Suffix(nn.Module):
             if i in self.side.writes:
                 z = self.side.write(i, z, state)
         return self.pool(z)
+
+    def use_plain_attention(self) -> None:
+        """Multiply attention matrices out where they are small (up to 128 tokens, or windows of them).
+
+        On CPUs the backward pass of PyTorch's fused attention takes about twice as long (see docs/performance.md).
+        """
+        if self.num_tokens <= 128:
+            for module in self.blocks.modules():
+                if hasattr(module, "fused_attn"):
+                    setattr(module, "fused_attn", False)  # noqa: B010  (timm's, unknown to nn.Module)
 
     def set_drop_path(self, rate: float) -> None:
         """Stochastic depth by the linear rule: block i of N drops its residual branches with rate (i - 1) / (N - 1).

@@ -7,7 +7,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 from jaxtyping import install_import_hook
 
 with install_import_hook(["sidetune.tasks", "sidetune.backbones.prefix", "sidetune.model"], "beartype.beartype"):
-    import sidetune.model
+    import sidetune.model  # noqa: F401
 
 import numpy as np
 import pytest

@@ -77,6 +77,10 @@ class Backbone(Parts):
         """Channels of the block's input."""
         return self.input_shapes[block][0 if self.layout.channels_first else -1]
 
+    def output_width(self, block: int) -> int:
+        """Channels of the block's output; of the stem's for block 0."""
+        return self.output_shapes[block][0 if self.layout.channels_first else -1]
+
     def keeps_shape(self, block: int) -> bool:
         """Whether the block's output has the shape of its input (the first block of a ResNet stage does not)."""
         return self.input_shapes[block] == self.output_shapes[block]

@@ -127,11 +127,15 @@ def export_command(
     out: Annotated[Path, typer.Argument(help="The file to write, NAME.onnx.")],
     backbone: BackboneFile = None,
     force: Force = False,
+    as_json: JSON = False,
 ) -> None:
     """Write the whole adapted model as an ONNX graph, checked against the original."""
     from sidetune.export import export_onnx
 
     difference = export_onnx(open_model(model, backbone, force), out)
+    if as_json:
+        print(json.dumps({"file": str(out), "bytes": out.stat().st_size, "largest_difference": difference}))
+        return
     print(f"wrote {out}, {out.stat().st_size / 2**20:.1f} MiB; its logits differ by at most {difference:.1e}")
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sidetune.cli.options import Overwrite
+from sidetune.cli.options import JSON, Overwrite
 
 BACKBONE = "vit_small_patch14_dinov2.saliency"
 METHODS = ("linear", "lora", "full", "dtl+")
 
 
 def demo_command(
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-report"), overwrite: Overwrite = False
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-report"),
+    overwrite: Overwrite = False,
+    as_json: JSON = False,
 ) -> None:
     """Compare linear probe, LoRA, full fine-tuning and DTL+ on Fashion-1k and sprite location."""
     from sidetune.backbones import open_backbone
@@ -47,6 +51,9 @@ def demo_command(
             )
             results.append((comparison, models, splits.parts()["test"]))
         write_report(out, results)
+    if as_json:
+        print(json.dumps([asdict(comparison) for comparison, _, _ in results]))
+        return
     for comparison, _, _ in results:
         show(comparison)
     print(f"{time.perf_counter() - start:.0f} s in all")

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sidetune.data.images import to_rgb
 from sidetune.data.samples import Samples
 from sidetune.errors import DataError
+
+
+class Prepared(Dataset[tuple[Tensor, int]]):
+    """A torch data set of (PIL picture, label) with a transform put behind it."""
+
+    def __init__(self, pictures: Dataset[Any], transform: Callable[[Image.Image], Tensor], *, is_random: bool) -> None:
+        self.pictures, self.transform, self.is_random = pictures, transform, is_random
+        if hasattr(pictures, "classes"):
+            self.classes = tuple(pictures.classes)
+
+    def __len__(self) -> int:
+        return len(self.pictures)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture, label = self.pictures[index]
+        return self.transform(to_rgb(picture)), label
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):

@@ -17,14 +17,15 @@ SCALES = np.linspace(0.5, 1.0, 6)
 ORIENTATIONS = np.linspace(0.0, 2 * np.pi, 40, endpoint=False)
 POSITIONS = np.linspace(0.0, 1.0, 32)
 NUM_BINS = 16
-RADIUS = 12.0
-"""Pixels from the centre of the largest sprite to its tips; positions keep every sprite inside the picture."""
+RADIUS = 10.0
+"""Pixels from the centroid of the largest sprite to its tips; positions keep every sprite inside the picture."""
 
 Factor = Literal["location", "orientation"]
 
 
 def draw(shape: str, scale: float, orientation: float, x: float, y: float) -> np.ndarray:
-    """One picture, (64, 64) uint8 of 0 and 255. `x` and `y` in 0..1 go right and down, `orientation` in radians."""
+    """One picture, (64, 64) uint8 of 0 and 255: a sprite with its centroid at `x`, `y`, in 0..1 to the right and down,
+    turned clockwise by `orientation` in radians."""
     pixels = np.arange(SIZE) + 0.5
     reach = SIZE / 2 - RADIUS
     dx = pixels[None, :] - (SIZE / 2 + (2 * x - 1) * reach)
@@ -36,8 +37,8 @@ def draw(shape: str, scale: float, orientation: float, x: float, y: float) -> np
         inside = np.maximum(abs(u), abs(v)) <= np.sqrt(0.5)
     elif shape == "ellipse":
         inside = u**2 + (v / 0.5) ** 2 <= 1
-    else:  # the sextic heart curve, its point downwards
-        p, q = 1.25 * u, -1.25 * v + 0.1
+    else:  # the sextic heart curve, its point downwards; 0.2935 is its centroid, about which it turns
+        p, q = 1.289 * u, -1.289 * v + 0.2935
         inside = (p**2 + q**2 - 1) ** 3 <= p**2 * q**3
     return np.where(inside, 255, 0).astype(np.uint8)
 

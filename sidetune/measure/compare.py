@@ -7,7 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -31,7 +31,7 @@ from sidetune.store.memory import FeatureMemory, remember
 from sidetune.train.batches import Data, num_workers
 from sidetune.train.checkpoint import Epoch
 from sidetune.train.evaluate import evaluate
-from sidetune.train.loop import Report, Silent, fit
+from sidetune.train.loop import Report, Silent, fit, place
 from sidetune.train.precision import autocast, resolve
 from sidetune.train.recipe import Recipe
 
@@ -81,6 +81,25 @@ class Comparison:
         """Write everything, with machine, versions, commit and command, as JSON."""
         result = {"kind": "comparison", **birth_certificate(), **asdict(self)}
         write_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+    @staticmethod
+    def load(path: Path) -> Comparison:
+        """Read what `save` wrote."""
+        result = json.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            Row(
+                **{
+                    **row,
+                    "recipe": Recipe(**{**row["recipe"], "betas": tuple(row["recipe"]["betas"])}),
+                    "parameters": Parameters(**row["parameters"]),
+                    "accuracies": tuple(row["accuracies"]),
+                    "histories": tuple(tuple(Epoch(**e) for e in history) for history in row["histories"]),
+                }
+            )
+            for row in result["rows"]
+        ]
+        own = {f.name: result[f.name] for f in fields(Comparison)}
+        return Comparison(**{**own, "rows": tuple(rows), "image_size": tuple(result["image_size"])})
 
 
 class CompareReport(Report, Protocol):
@@ -200,7 +219,7 @@ def share_features(
 
 def peak_of(model: AdaptedModel, samples: Samples, recipe: Recipe) -> int:
     """Peak memory of a training step on the first images."""
-    model.to(Accelerator(mixed_precision="no").device)
+    place(model, Accelerator(mixed_precision="no").device)
     prepare = model.transform.evaluation()
     first = range(min(recipe.batch_size, len(samples)))
     images = torch.stack([prepare(samples.image(i)) for i in first])

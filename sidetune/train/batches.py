@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from sidetune.data import ImageDataset, Samples
+from sidetune.data.dataset import Prepared
 from sidetune.data.folders import read_folder
 from sidetune.errors import DataError
 from sidetune.model import AdaptedModel
@@ -35,7 +37,8 @@ class Shuffled(Sampler[int]):
 
 
 def as_dataset(data: Data, model: AdaptedModel, *, training: bool) -> Dataset[Any]:
-    """Image folders and samples become data sets with the model's transform; torch data sets stay as they are.
+    """Image folders, samples and torch data sets of PIL pictures become data sets with the model's transform; torch
+    data sets of tensors stay as they are.
 
     A model made with `num_classes` takes over the names of the classes it is trained on. Raises DataError if there are
     no images, or if the classes are not the model's.
@@ -43,12 +46,14 @@ def as_dataset(data: Data, model: AdaptedModel, *, training: bool) -> Dataset[An
     unnamed = model.task.classes == tuple(map(str, range(len(model.task.classes))))
     if isinstance(data, (str, Path)):
         data = read_folder(data, None if training and unnamed else model.task.classes)
+    prepare = model.transform.training() if training else model.transform.evaluation()
+    is_random = training and model.transform.is_random
     if isinstance(data, Samples):
-        transform = model.transform
-        prepare = transform.training() if training else transform.evaluation()
-        data = ImageDataset(data, prepare, is_random=training and transform.is_random)
+        data = ImageDataset(data, prepare, is_random=is_random)
     if len(sized(data)) == 0:
         raise DataError("the data set is empty")
+    if isinstance(data[0][0], Image.Image):
+        data = Prepared(data, prepare, is_random=is_random)
     classes = tuple(getattr(data, "classes", model.task.classes))
     if len(classes) != len(model.task.classes):
         raise DataError(f"the data has {len(classes)} classes, but the model was made for {len(model.task.classes)}")
@@ -60,7 +65,8 @@ def as_dataset(data: Data, model: AdaptedModel, *, training: bool) -> Dataset[An
 
 
 def sized(data: Dataset[Any]) -> Sized:
-    assert isinstance(data, Sized), "data sets without a length are not supported"
+    if not isinstance(data, Sized):
+        raise DataError(f"a {type(data).__name__} has no length; pass a data set with __len__ and __getitem__")
     return data
 
 

@@ -17,6 +17,8 @@ from sidetune.errors import RunExists
 CHECKPOINT = "checkpoint.pt"
 REQUEST = "run.json"
 HISTORY = "history.json"
+MODEL = ("sidetune.json", "model.safetensors", "README.md")
+"""What a finished run leaves beside its own folder (`sidetune.saving`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +63,17 @@ class RunFolder:
             return self.load()
         request = json.loads(json.dumps(request))
         asked = self.path / REQUEST
-        if asked.exists() and overwrite and not resume:
-            shutil.rmtree(self.path)
+        if overwrite and not resume:
+            shutil.rmtree(self.path, ignore_errors=True)
+            for name in MODEL:
+                (self.path.parent / name).unlink(missing_ok=True)
+        found = "a run" if asked.exists() else "a model" if (self.path.parent / MODEL[0]).exists() else None
+        if found and not resume:
+            raise RunExists(
+                f"{self.path.parent} already holds {found}; go on with a run by --resume (resume=True), replace it "
+                f"by --overwrite (overwrite=True), or choose another folder"
+            )
         if asked.exists():
-            if not resume:
-                raise RunExists(
-                    f"{self.path.parent} already holds a run; go on with it by --resume (resume=True), "
-                    f"replace it by --overwrite (overwrite=True), or choose another folder"
-                )
             before = json.loads(asked.read_text())
             if before != request:
                 raise RunExists(f"{self.path.parent} holds a run with other choices: {differences(before, request)}")

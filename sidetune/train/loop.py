@@ -100,13 +100,20 @@ def fit(
             asked = request_of(model, recipe, train_set)
             progress = folder.start(asked, resume=resume, overwrite=overwrite)
     model.suffix.set_drop_path(recipe.drop_path)
-    model.to(accelerator.device)
+    place(model, accelerator.device)
     try:
         run = Run(model, recipe, precision, accelerator, report, folder)
         return run(train_set, val_set, progress)
     except KeyboardInterrupt as e:
         hint = f"; go on with --resume (resume=True), {out} keeps the last finished epoch" if out else ""
         raise Interrupted(f"stopped{hint}") from e
+
+
+def place(model: AdaptedModel, device: torch.device) -> None:
+    """Put a model on the device it is trained on."""
+    model.to(device)
+    if device.type == "cpu":
+        model.suffix.use_plain_attention()
 
 
 def request_of(model: AdaptedModel, recipe: Recipe, train: Dataset[Any]) -> dict[str, Any]:

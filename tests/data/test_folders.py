@@ -17,7 +17,8 @@ def test_a_folder_with_parts(folder):
     assert {part: len(s) for part, s in splits.parts().items()} == {"train": 33, "val": 9, "test": 6}
     assert splits.train.classes == splits.test.classes == ("dark", "grey", "light")
     assert all(
-        path.parent.name == splits.val.classes[label] for path, label in zip(splits.val.images, splits.val.labels)
+        path.parent.name == splits.val.classes[label]
+        for path, label in zip(splits.val.images, splits.val.labels, strict=True)
     )
 
 

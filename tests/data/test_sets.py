@@ -29,7 +29,7 @@ def test_sprites_are_decided_by_their_seed(factor):
 def test_the_location_is_the_bin_of_x():
     samples = sprites("location", 200, seed=0)
     centres = [np.nonzero(image)[1].mean() for image in samples.images]
-    means = [np.mean([c for c, label in zip(centres, samples.labels) if label == b]) for b in range(16)]
+    means = [np.mean([c for c, label in zip(centres, samples.labels, strict=True) if label == b]) for b in range(16)]
     assert np.all(np.diff(means) > 1)
 
 

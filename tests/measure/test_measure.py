@@ -8,7 +8,7 @@ import torch
 
 import sidetune
 from sidetune.data import Splits
-from sidetune.measure.compare import compare
+from sidetune.measure.compare import Comparison, compare
 from sidetune.measure.memory import TensorBytes, training_peak
 from sidetune.measure.report import cells, markdown, write_report
 from sidetune.methods import METHODS
@@ -95,6 +95,7 @@ def test_a_comparison_measures_every_method_with_every_seed_and_writes_its_repor
         assert (tmp_path / "adapters" / name / "model.safetensors").exists()
 
     write_report(tmp_path, [(comparison, models, splits.test)])
+    assert Comparison.load(tmp_path / "results-squares.json") == comparison
     result = json.loads((tmp_path / "results-squares.json").read_text())
     assert result["versions"]["torch"] and result["command"] and len(result["rows"]) == 4
     assert cells(by_name["dtl+"])[2] == f"{by_name['dtl+'].parameters.trainable:,}"

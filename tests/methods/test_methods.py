@@ -11,7 +11,7 @@ import sidetune
 from sidetune.contract import check_method, disturb
 from sidetune.errors import CannotMerge, MethodRefused
 from sidetune.measure.parameters import count
-from sidetune.methods import METHODS, DTL, LoRA, Partial, VPT
+from sidetune.methods import DTL, METHODS, VPT, LoRA, Partial
 from sidetune.methods.matrix import FAMILY_NAMES, SUMMARIES, markdown, matrix
 
 

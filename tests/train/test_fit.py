@@ -116,6 +116,30 @@ def test_any_torch_data_set_will_do(vit):
     assert sidetune.evaluate(model, data).num_images == 20
 
 
+def test_a_torch_data_set_of_pictures_gets_the_models_transform(vit, samples):
+    class Pictures(torch.utils.data.Dataset):
+        classes = samples.classes
+
+        def __len__(self):
+            return len(samples)
+
+        def __getitem__(self, index):
+            return samples.image(index), samples.labels[index]
+
+    from_samples, _ = trained(vit, samples)
+    from_pictures, done = trained(vit, Pictures())
+    assert same(from_samples, from_pictures) and done.features_in_memory
+
+
+def test_a_stream_without_a_length_is_refused(vit):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            yield torch.zeros(3, 32, 32), 0
+
+    with pytest.raises(DataError, match="a Stream has no length"):
+        sidetune.fit(sidetune.adapt(vit, "dtl", num_classes=3), Stream())
+
+
 def test_fewer_images_than_a_batch_are_one_batch(vit, samples):
     _, done = trained(vit, samples.subset(range(5)), Recipe(epochs=1, batch_size=32))
     assert np.isfinite(done.history[0].loss)
@@ -205,9 +229,25 @@ def test_a_full_disk_is_noticed_before_writing(vit, samples, tmp_path, monkeypat
 
 def test_overwriting_starts_anew(vit, samples, tmp_path):
     first, _ = trained(vit, samples, out=tmp_path / "run")
+
+    class Stop(Silent):
+        def step(self, epoch, num_epochs, step, num_steps):
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        trained(vit, samples, out=tmp_path / "run", overwrite=True, report=Stop())
+    assert not (tmp_path / "run/model.safetensors").exists(), (
+        "no model of an older run is left to be taken for this one's"
+    )
     second, done = trained(vit, samples, Recipe(**{**vars(QUICK), "seed": 5}), out=tmp_path / "run", overwrite=True)
     assert len(done.history) == 3 and not same(first, second)
     assert list((tmp_path / "run/run/tensorboard").iterdir())
+
+
+def test_a_saved_model_is_not_written_over(vit, samples, tmp_path):
+    trained(vit, samples)[0].save_pretrained(tmp_path / "model")
+    with pytest.raises(RunExists, match="already holds a model"):
+        trained(vit, samples, out=tmp_path / "model")
 
 
 def test_an_empty_data_set_is_refused(vit):

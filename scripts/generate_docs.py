@@ -1,0 +1,111 @@
+"""Write the generated parts of README and docs from result files; with --check only say whether they are up to date.
+
+python scripts/generate_docs.py [--check]
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+from sidetune.measure.compare import Comparison
+from sidetune.measure.plots import plot_accuracy_memory
+from sidetune.measure.report import footnote, heading
+from sidetune.methods.matrix import markdown
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results"
+PAPER_NAMES = {
+    "linear": "Linear",
+    "dtl": "DTL",
+    "dtl+": "DTL+",
+    "dtl+*": "DTL+*",
+    "lora": "LoRA",
+    "bitfit": "BitFit",
+    "full": "Full",
+}
+
+
+def costs() -> str:
+    """Parameters and memory of a training step on ViT-B/16, ours beside the paper's."""
+    result = json.loads((RESULTS / "memory-vit_b16-cpu.json").read_text())
+    with (ROOT / "benchmarks/published/vtab1k_vit_b16.csv").open() as file:
+        published = {row["method"]: row for row in csv.DictReader(file) if row["source"] == "dtl-aaai24"}
+    ours = {row["method"]: row for row in result["rows"]}
+    full, paper_full = ours["full"]["peak_bytes"], float(published["Full"]["train_mem_gb_bs32"])
+    lines = [
+        "| method | trained parameters | paper | peak memory | of full | paper | of full |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, theirs in PAPER_NAMES.items():
+        row, paper = ours[name], published[theirs]
+        peak, paper_peak = row["peak_bytes"], float(paper["train_mem_gb_bs32"])
+        lines.append(
+            f"| `{name}` | {row['parameters']['trainable']:,} | {paper['params_m']} M | {peak / 2**20:,.0f} MiB "
+            f"| {peak / full:.0%} | {paper_peak} GB | {paper_peak / paper_full:.0%} |"
+        )
+    commit, torch = result["commit"], result["versions"]["torch"]
+    note = f"`python {result['command'].replace('memory.py', 'benchmarks/memory.py')}`, commit {commit}, torch {torch}"
+    return "\n".join([*lines, "", f"{note}; paper: DTL, AAAI 2024, table 2.", ""])
+
+
+def demo_results() -> list[Comparison]:
+    return [Comparison.load(RESULTS / f"demo/results-{name}.json") for name in ("fashion-1k", "sprites-location")]
+
+
+def demo() -> str:
+    """The demo's accuracies and seconds."""
+    text = ""
+    for c in demo_results():
+        about = json.loads((RESULTS / f"demo/results-{c.data}.json").read_text())
+        lines = [
+            "| method | accuracy | trained parameters | peak memory | seconds per epoch | epochs |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        for row in c.rows:
+            star = " *" if row.features_in_memory else ""
+            lines.append(
+                f"| `{row.method}` | {100 * row.accuracy:.1f} % | {row.parameters.trainable:,} "
+                f"| {row.peak_bytes / 2**20:,.0f} MiB | {row.seconds_per_epoch:.2f}{star} | {len(row.histories[0])} |"
+            )
+        text += "\n".join(
+            [f"**{heading(c)}**", "", *lines, "", f"{footnote(c)} {about['cpu']}, commit {about['commit']}.", "", ""]
+        )
+    return text.rstrip() + "\n"
+
+
+def replaced(text: str, name: str, content: str) -> str:
+    """Text with what stands between the markers of `name` replaced."""
+    pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
+    found, count = re.subn(pattern, lambda m: f"{m[1]}{content}{m[2]}", text, flags=re.S)
+    assert count == 1, f"one pair of markers for {name}"
+    return found
+
+
+def main() -> int:
+    files = {
+        ROOT / "README.md": {"costs": costs(), "demo": demo()},
+        ROOT / "docs/methods.md": {"matrix": markdown()},
+    }
+    stale = []
+    for path, parts in files.items():
+        before = after = path.read_text(encoding="utf-8")
+        for name, content in parts.items():
+            after = replaced(after, name, content)
+        if after != before:
+            stale.append(path.name)
+            if "--check" not in sys.argv:
+                path.write_text(after, encoding="utf-8")
+    if "--check" not in sys.argv:
+        plot_accuracy_memory(demo_results(), ROOT / "docs/accuracy-memory.png")
+        return 0
+    if stale:
+        print(f"out of date: {', '.join(stale)}; run python scripts/generate_docs.py")
+    return bool(stale)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The README, the docs and the examples run as they stand."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+
+import sidetune
+from sidetune.cli.main import main
+
+ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "examples"))
+
+
+def blocks(file, language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / file).read_text(), flags=re.S)
+
+
+@pytest.fixture
+def here(folder, tmp_path, monkeypatch):
+    """A folder of photographs to stand in, and a small network in place of the one that has to be fetched."""
+    folder.rename(tmp_path / "photos")
+    pictures = tmp_path / "photos/test/grey"
+    next(pictures.iterdir()).rename(pictures / "1.jpg")
+    monkeypatch.chdir(tmp_path)
+
+    def create(name, *, architecture, pretrained):
+        import torch
+
+        torch.manual_seed(0)
+        return timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, depth=4)
+
+    monkeypatch.setattr("sidetune.backbones.create", create)
+    return tmp_path
+
+
+def test_the_readmes_python_runs(here, capsys):
+    code = "\n".join(blocks("README.md", "python"))
+    exec(code.replace("epochs=20", "epochs=1"), {})
+    assert "Prediction(label=" in capsys.readouterr().out
+
+
+def test_the_readmes_commands_run(here, monkeypatch):
+    commands = [c for block in blocks("README.md", "sh") for c in block.splitlines() if c.startswith("sidetune ")]
+    assert {c.split()[1] for c in commands} >= {"fit", "evaluate", "predict", "compare"}
+    for command in commands:
+        words = shlex.split(command.split("#")[0])
+        if words[1] in ("fit", "compare"):
+            words += ["--epochs", "1"]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert not stopped.value.code, command
+
+
+def test_the_method_in_extend_md_keeps_the_contract_on_every_family(backbone, monkeypatch, tmp_path):
+    definition, check = blocks("docs/extend.md", "python")
+    assert len(definition.split("import sidetune\n")[1].strip().splitlines()) < 40
+    monkeypatch.setattr(sidetune, "METHODS", dict(sidetune.METHODS), raising=False)
+    scope: dict[str, object] = {}
+    try:
+        exec(definition, scope)
+        sidetune.check_method(scope["LateScale"](last=1), backbone)
+        model = sidetune.adapt(backbone, scope["LateScale"](last=1), num_classes=3)
+        assert model.frozen_depth == backbone.num_blocks
+    finally:
+        from sidetune.methods import METHODS
+
+        METHODS.pop("late-scale", None)
+
+
+def test_the_check_in_extend_md_runs(monkeypatch):
+    definition, check = blocks("docs/extend.md", "python")
+    from sidetune.methods import METHODS
+
+    try:
+        exec(definition + check, {})
+        assert "late-scale" in METHODS
+    finally:
+        METHODS.pop("late-scale", None)
+
+
+def test_the_examples_run(here):
+    import own_photos
+    import plain_loop
+
+    assert plain_loop.main("tiny", image_size=32, epochs=1) > 0.15
+    assert own_photos.main("photos", "tiny", epochs=1, image_size=32).label in ("dark", "grey", "light")
+
+
+def test_generated_parts_of_the_docs_are_up_to_date():
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts/generate_docs.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
