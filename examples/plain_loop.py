@@ -12,7 +12,7 @@ from sidetune.data import ImageDataset
 
 
 def main(backbone="vit_small_patch14_dinov2.saliency", image_size=56, epochs=2):
-    splits = sidetune.read_data("fashion-1k")
+    splits = sidetune.read_data("fashion-1k", tune=True)
     model = sidetune.adapt(backbone, "dtl+", classes=splits.train.classes, image_size=image_size, transform="vtab")
     train = ImageDataset(splits.train, model.transform.training(), is_random=False)
     batches = DataLoader(train, batch_size=32, shuffle=True)

@@ -77,7 +77,7 @@ def labelled(folder: Path, model: AdaptedModel, data: str | None, part: str | No
     path = Path(source)
     has_parts = source in NAMED or any((path / n).exists() for names in PARTS.values() for n in names)
     if has_parts or part or (trained_on and path.exists() and str(path.resolve()) == trained_on):
-        parts = read_data(source).parts()
+        parts = read_data(source, tune=part == "val").parts()
         part = part or ("test" if "test" in parts else "val")
         if part not in parts:
             raise DataError(f"{source} has no part {part!r}; it has {', '.join(parts)}")

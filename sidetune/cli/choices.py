@@ -24,6 +24,8 @@ class Setup:
     architecture: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    tune: bool = False
+    """With data in VTAB-1k's form: train on 800 images and validate on 200, rather than train on all."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def compare_command(
     setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
     chosen = {name: find_method(name) for name in methods.split(",")}
     with progress() as report:
-        splits = read_checked(data, report, skip_bad=skip_bad)
+        splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
         out = fresh(out or Path(f"compare-{splits.name}"), overwrite)
         comparison, models = compare(
             splits,

@@ -7,9 +7,9 @@ from sidetune.data import Samples, Splits, check_images, read_data
 from sidetune.data.dataset import summary
 
 
-def read_checked(source: str, report: Lines, *, skip_bad: bool) -> Splits:
+def read_checked(source: str, report: Lines, *, skip_bad: bool, tune: bool) -> Splits:
     """All parts of a data set with every image decoded once; bad ones raise, or are left out and named."""
-    splits = read_data(source)
+    splits = read_data(source, tune=tune)
     parts = {part: checked(samples, report, skip_bad=skip_bad) for part, samples in splits.parts().items()}
     splits = Splits(name=splits.name, train=parts["train"], val=parts.get("val"), test=parts.get("test"))
     counts = ", ".join(f"{len(samples):,} {part}" for part, samples in splits.parts().items())

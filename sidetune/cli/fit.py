@@ -53,7 +53,7 @@ def fit_command(
     chosen_method = changed(base_method, choices.method)
 
     with progress() as report:
-        splits = read_checked(data, report, skip_bad=skip_bad)
+        splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
         out = out or Path("runs") / f"{splits.name}-{method}"
         opened = open_backbone(
             backbone, image_size=setup.image_size, architecture=setup.architecture, mean=setup.mean, std=setup.std

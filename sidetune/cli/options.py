@@ -9,7 +9,7 @@ import typer
 BACKBONE_HELP = (
     "A timm name, a packaged name (vit_small_patch14_dinov2.saliency, tf_efficientnet_lite0.pypi), or a file."
 )
-SET_HELP = "method.NAME=VALUE, recipe.NAME=VALUE, or image_size=, transform=, architecture=. Repeatable."
+SET_HELP = "method.NAME=VALUE, recipe.NAME=VALUE, or image_size=, transform=, architecture=, tune=. Repeatable."
 
 Backbone = Annotated[str, typer.Option(help=BACKBONE_HELP)]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training images; 100 in the papers.")]

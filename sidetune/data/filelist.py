@@ -38,10 +38,14 @@ def read_list(path: str | Path, root: str | Path | None = None, num_classes: int
     return Samples(images=images, labels=labels, classes=tuple(str(i) for i in range(count)))
 
 
-def read_vtab(root: str | Path, *, final: bool = False) -> Splits:
-    """A VTAB-1k folder: train800 / val200 / test for choosing, train800val200 / test for the `final` run."""
+def read_vtab(root: str | Path, *, tune: bool = False) -> Splits:
+    """A VTAB-1k folder: train800val200 / test for the final run, or, to `tune`, train800 / val200 / test."""
     root = Path(root)
-    train = read_list(root / ("train800val200.txt" if final else "train800.txt"))
-    num_classes = len(train.classes)
-    val = None if final else read_list(root / "val200.txt", num_classes=num_classes)
-    return Splits(name=root.name, train=train, val=val, test=read_list(root / "test.txt", num_classes=num_classes))
+    if not tune:
+        train = read_list(root / "train800val200.txt")
+        return Splits(
+            name=root.name, train=train, val=None, test=read_list(root / "test.txt", num_classes=len(train.classes))
+        )
+    train = read_list(root / "train800.txt")
+    val, test = (read_list(root / name, num_classes=len(train.classes)) for name in ("val200.txt", "test.txt"))
+    return Splits(name=root.name, train=train, val=val, test=test)

@@ -53,6 +53,16 @@ class Splits:
             if samples is not None and samples.classes != classes:
                 raise DataError(f"the {part} images of {self.name} have other classes than the training images")
 
+    def final(self) -> Splits:
+        """Training and validation images joined to train on."""
+        if self.val is None:
+            return self
+        first, second = self.train, self.val
+        arrays = isinstance(first.images, np.ndarray)
+        images = np.concatenate([first.images, second.images]) if arrays else [*first.images, *second.images]
+        train = replace(first, images=images, labels=[*first.labels, *second.labels])
+        return replace(self, train=train, val=None)
+
     def parts(self) -> dict[str, Samples]:
         """The parts that exist: train, val, test."""
         parts = {"train": self.train, "val": self.val, "test": self.test}

@@ -17,7 +17,7 @@ SCALES = np.linspace(0.5, 1.0, 6)
 ORIENTATIONS = np.linspace(0.0, 2 * np.pi, 40, endpoint=False)
 POSITIONS = np.linspace(0.0, 1.0, 32)
 NUM_BINS = 16
-RADIUS = 10.0
+RADIUS = 8.0
 """Pixels from the centroid of the largest sprite to its tips; positions keep every sprite inside the picture."""
 
 Factor = Literal["location", "orientation"]

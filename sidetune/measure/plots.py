@@ -49,10 +49,11 @@ def legend(method: str, trainable: int) -> str:
 
 
 def plot_curves(comparisons: Sequence[Comparison], path: Path) -> None:
-    """Training loss and validation accuracy by epoch, of the first seed."""
+    """Training loss and, where there are validation images, their accuracy by epoch; of the first seed."""
     figure = Figure(figsize=(5.2 * len(comparisons), 6.4), layout="constrained")
-    panels = figure.subplots(2, len(comparisons), squeeze=False, sharex="col")
+    panels = figure.subplots(2, len(comparisons), squeeze=False)
     for (loss_axes, accuracy_axes), c in zip(panels.T, comparisons, strict=True):
+        accuracy_axes.set_visible("val" in c.num_images)
         for i, row in enumerate(c.rows):
             epochs = [e.epoch for e in row.histories[0]]
             style = {"color": COLOURS[i % 10], "marker": "o", "markersize": 3, "label": row.method}
@@ -60,6 +61,7 @@ def plot_curves(comparisons: Sequence[Comparison], path: Path) -> None:
             scores = [(e.epoch, 100 * e.val_accuracy) for e in row.histories[0] if e.val_accuracy is not None]
             accuracy_axes.plot(*zip(*scores, strict=True), **style) if scores else None
         loss_axes.set_ylabel("training loss")
+        loss_axes.set_xlabel("epoch")
         loss_axes.set_yscale("log")
         loss_axes.set_title(c.data)
         loss_axes.legend(frameon=False, fontsize=8)

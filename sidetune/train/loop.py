@@ -89,7 +89,7 @@ def fit(
     precision = resolve(recipe.precision, accelerator.device)
     recipe = replace(recipe, lr=recipe.lr or model.method.lr)
     if recipe.keep == "best" and val is None:
-        raise ValueError("keep='best' chooses by validation accuracy; pass val=, or keep='last'")
+        raise ValueError("keep='best' chooses by validation accuracy; pass val= (--set tune=true), or keep='last'")
     train_set = as_dataset(train, model, training=True)
     val_set = None if val is None else as_dataset(val, model, training=False)
     model.recipe = recipe

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sidetune.data import check_images, read_data
-from sidetune.data.filelist import read_list, read_vtab
+from sidetune.data.filelist import read_list
 from sidetune.data.folders import read_folder, read_splits
 from sidetune.data.samples import split_off
 from sidetune.errors import DataError
@@ -117,9 +117,10 @@ def vtab(folder):
 
 
 def test_vtabs_file_lists(vtab):
-    splits = read_data(vtab)
+    splits = read_data(vtab, tune=True)
     assert {part: len(s) for part, s in splits.parts().items()} == {"train": 33, "val": 9, "test": 6}
-    assert len(read_vtab(vtab, final=True).train) == 42
+    assert {part: len(s) for part, s in read_data(vtab).parts().items()} == {"train": 42, "test": 6}
+    assert splits.final().train.images == read_data(vtab).train.images
     assert splits.train.image(0).size == (16, 16)
 
 

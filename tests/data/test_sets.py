@@ -10,10 +10,13 @@ from sidetune.data.sprites import draw, sprites
 
 
 def test_fashion_1k_has_vtabs_form():
-    splits = read_data("fashion-1k")
+    final = read_data("fashion-1k")
+    assert {part: len(s) for part, s in final.parts().items()} == {"train": 1000, "test": 2000}
+    splits = read_data("fashion-1k", tune=True)
     assert [len(s) for s in splits.parts().values()] == [800, 200, 2000]
+    assert np.array_equal(final.train.images[800:], splits.val.images) and final.train.labels[800:] == splits.val.labels
     assert splits.train.classes[0] == "T-shirt" and len(splits.train.classes) == 10
-    assert all(np.bincount(s.labels).tolist() == [len(s) // 10] * 10 for s in splits.parts().values())
+    assert all(set(s.labels) == set(range(10)) for s in splits.parts().values())
     hashes = [{image.tobytes() for image in s.images} for s in splits.parts().values()]
     assert not hashes[0] & hashes[2] and not hashes[1] & hashes[2]
 
