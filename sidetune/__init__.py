@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sidetune.export import export_onnx
     from sidetune.features import Features, Need
     from sidetune.measure.compare import compare
+    from sidetune.measure.plan import fit_budget, plan
     from sidetune.methods import METHODS, Adaptation, Method, SideNetwork
     from sidetune.model import AdaptedModel, adapt
     from sidetune.saving import load
@@ -52,10 +53,12 @@ __all__ = [
     "evaluate",
     "export_onnx",
     "fit",
+    "fit_budget",
     "load",
     "open_backbone",
     "paper_run",
     "paper_runs",
+    "plan",
     "read_data",
 ]
 
@@ -66,6 +69,7 @@ HOMES = {
     "sidetune.export": ("export_onnx",),
     "sidetune.features": ("Features", "Need"),
     "sidetune.measure.compare": ("compare",),
+    "sidetune.measure.plan": ("fit_budget", "plan"),
     "sidetune.methods": ("METHODS", "Adaptation", "Method", "SideNetwork"),
     "sidetune.model": ("AdaptedModel", "adapt"),
     "sidetune.saving": ("load",),

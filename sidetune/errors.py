@@ -7,6 +7,7 @@ SidetuneError
 ├── WeightsMismatch    weights other than those that were trained on                   (ValueError)
 ├── CannotMerge        a method that cannot be folded into the backbone's weights      (ValueError)
 ├── RunExists          an output folder that already holds a run                       (ValueError)
+├── OverBudget         a memory budget that no way of training this model meets        (ValueError)
 ├── NoSpace            a disk without room for what is about to be written             (OSError)
 ├── NonFiniteLoss      a loss that became NaN or infinite                              (ArithmeticError)
 └── Interrupted        a run that was stopped by Ctrl-C and can be resumed
@@ -43,6 +44,10 @@ class CannotMerge(SidetuneError, ValueError):
 
 
 class RunExists(SidetuneError, ValueError):
+    pass
+
+
+class OverBudget(SidetuneError, ValueError):
     pass
 
 

@@ -32,6 +32,11 @@ class Need:
             pooled=self.pooled | other.pooled,
         )
 
+    def names(self) -> set[str]:
+        """The taps as `Features.named` names them."""
+        outputs = {f"outputs.{i}" for i in self.outputs}
+        return {f"inputs.{i}" for i in self.inputs} | outputs | {f"pooled.{p}" for p in self.pooled}
+
     def last_block(self, num_blocks: int) -> int:
         """The last block that has to run, 0 if the stem is enough."""
         return num_blocks if self.pooled else max(self.outputs | self.inputs, default=0)
@@ -54,7 +59,15 @@ class Features:
         )
 
     def tensors(self) -> list[Tensor]:
-        return [*self.inputs.values(), *self.outputs.values(), *self.pooled.values()]
+        return [t for _, t in self.named()]
+
+    def named(self) -> list[tuple[str, Tensor]]:
+        """The tensors by tap: `inputs.3`, `outputs.7`, `pooled.mean`."""
+        return [
+            *((f"inputs.{i}", t) for i, t in self.inputs.items()),
+            *((f"outputs.{i}", t) for i, t in self.outputs.items()),
+            *((f"pooled.{p}", t) for p, t in self.pooled.items()),
+        ]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Features:
         """The same features on another device (the signature of `Tensor.to`, so that data loaders can move them)."""

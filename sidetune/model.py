@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sidetune.backbones import Backbone, open_backbone
+from sidetune.backbones.held import by_autocast, hold
 from sidetune.backbones.prefix import Prefix, check_images
 from sidetune.data.images import open_image, to_rgb
 from sidetune.data.transforms import Transform
@@ -50,7 +51,24 @@ class AdaptedModel(nn.Module):
         if self.suffix.seam != IMAGES:
             self.prefix = Prefix(backbone, self.need.last_block(backbone.num_blocks), self.need.pooled)
         self.head = task.head(backbone.num_features)
+        self.dtype = torch.float32
         self.eval()
+
+    def hold(self, dtype: torch.dtype, device: torch.device | str | None = None) -> AdaptedModel:
+        """Hold the frozen weights once, in `dtype`, on `device`, and from now on compute in it.
+
+        In bfloat16 or float16 what is trained stays in float32 and computes by autocast. In float32, the start, a
+        caller's own autocast applies. What a low type rounded off does not come back by holding in float32 again.
+        """
+        device = torch.device(device) if device is not None else self.head.weight.device
+        if self.prefix is not None:
+            self.prefix.hold(device, dtype)
+        self.suffix.hold(device, dtype)
+        hold(self.head, device, dtype)
+        self.dtype = dtype
+        if device.type == "cpu":
+            self.suffix.use_plain_attention()
+        return self
 
     @property
     def frozen_depth(self) -> int:
@@ -70,7 +88,8 @@ class AdaptedModel(nn.Module):
         Raises ValueError for images of another size than the backbone was opened for.
         """
         given = self.features(x) if isinstance(x, Tensor) else x
-        return self.head(self.suffix(given))
+        with by_autocast(self.head.weight.device, self.dtype):
+            return self.head(self.suffix(given))
 
     def trained(self) -> dict[str, Tensor]:
         """What training changes: trained parameters, and statistics of BatchNorms that are trained."""

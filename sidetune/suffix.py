@@ -5,10 +5,13 @@ Where it starts follows from what the method touches, and from nothing else.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.held import hold, is_low, natively
 from sidetune.backbones.structure import owned, rebuild
 from sidetune.features import Features, Need
 from sidetune.methods.method import Adaptation
@@ -39,6 +42,7 @@ class Suffix(nn.Module):
         self.seam = seam(backbone, adaptation, pool)
         self.num_blocks = backbone.num_blocks
         self.num_tokens = backbone.output_shapes[0][0] if backbone.layout.grid else 0
+        self.channels_first = backbone.layout.channels_first
         self.side = adaptation.side
         self.pool_name = pool
         self.only_pools = self.seam == self.num_blocks and not (
@@ -63,7 +67,18 @@ class Suffix(nn.Module):
                 block.set_submodule(name, make(block.get_submodule(name)))
             self.blocks[str(i)] = block
         self.pool = nn.Identity() if self.only_pools else own("pool", parts["pool"])
+        self.dtype = torch.float32
+        self.native: set[nn.Module] = set()
+        self.checkpoint = False
+        """Whether blocks are computed again for the gradient; then only their inputs are kept."""
         self.train(False)
+
+    def hold(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Hold what is frozen in a floating-point type; blocks that are frozen whole then compute in it natively."""
+        hold(self, device, dtype)
+        self.dtype = dtype
+        parts = [*self.blocks.values(), *self.transitions.values()]
+        self.native = {part for part in parts if is_low(dtype) and not any(p.requires_grad for p in part.parameters())}
 
     @property
     def need(self) -> Need:
@@ -93,19 +108,29 @@ class Suffix(nn.Module):
             z = given.outputs[self.seam]
         else:
             assert self.stem is not None
-            z = self.stem(given)
+            z = self.run(self.stem, given)
         start = max(self.seam, 0)
         if start in self.side.writes:
             z = self.side.write(start, z, state)
         for i in range(start + 1, self.num_blocks + 1):
             if (transition := str(i)) in self.transitions:
-                z = self.transitions[transition](z)
+                z = self.run(self.transitions[transition], z)
             if i in self.side.reads:
                 state = self.side.read(i, z, state)
-            z = self.blocks[str(i)](z)
+            block = self.blocks[str(i)]
+            if self.checkpoint and torch.is_grad_enabled() and not counts(block):
+                z = checkpoint(self.run, block, z, use_reentrant=False)
+            else:
+                z = self.run(block, z)
             if i in self.side.writes:
                 z = self.side.write(i, z, state)
         return self.pool(z)
+
+    def run(self, part: nn.Module, z: Tensor) -> Tensor:
+        if part not in self.native:
+            return part(z)
+        with natively(z.device, self.dtype):
+            return part(z.to(self.dtype))
 
     def use_plain_attention(self) -> None:
         """Multiply attention matrices out where they are small (up to 128 tokens, or windows of them).
@@ -129,3 +154,8 @@ class Suffix(nn.Module):
             for name in ("drop_path", "drop_path1", "drop_path2"):
                 if hasattr(block, name):
                     setattr(block, name, DropPath(p) if p > 0 else nn.Identity())
+
+
+def counts(block: nn.Module) -> bool:
+    """Whether running a block twice would change it: BatchNorms that gather statistics."""
+    return any(isinstance(m, _BatchNorm) and m.training for m in block.modules())

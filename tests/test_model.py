@@ -129,7 +129,7 @@ def test_starts_are_the_authors(vit):
     side = sidetune.adapt(vit, "dtl+", num_classes=3).suffix.side
     bound = 1 / 24**0.5  # kaiming uniform with a = sqrt(5): +-sqrt(1 / fan_in)
     assert all(0.5 * bound < m.a.abs().max() <= bound and not m.c.any() for m in side.w.values())
-    assert side.g["stage1"].mix.weight.abs().max() <= 1 / 3 and side.g["stage1"].mix.bias is None
+    assert 0.2 < side.g["stage1"].abs().max() <= 1 / 3
     head = sidetune.adapt(vit, "dtl+", num_classes=300).head
     assert head.weight.std().item() == pytest.approx(0.02, rel=0.05) and not head.bias.any()
 

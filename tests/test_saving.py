@@ -122,7 +122,9 @@ def test_predictions_are_labels_with_probabilities(saved, tmp_path):
     prediction = model.predict(tmp_path / "one.png")
     assert prediction.label in ("a", "b") and prediction.probability >= 0.5
     assert sum(p for _, p in prediction.top) == pytest.approx(1)
-    assert model.predict([picture, str(tmp_path / "one.png")]) == [prediction] * 2
+    several = model.predict([picture, str(tmp_path / "one.png")])
+    assert [p.label for p in several] == [prediction.label] * 2
+    assert [p.probability for p in several] == pytest.approx([prediction.probability] * 2)
     assert model.predict(picture, top=1).top == prediction.top[:1]
     with pytest.raises(DataError, match="no image at"):
         model.predict("none.png")

@@ -1,9 +1,7 @@
 """How features lie in memory: tokens, channels-last maps or channels-first maps. The only place that knows."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 
@@ -30,16 +28,20 @@ class Layout:
         """Side form -> block features."""
         return h.movedim(-1, 1) if self.channels_first else h
 
-    def on_patches(self, h: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Apply a function of (batch, channel, row, column) maps to the patches of `h`, given in side form.
+    def split(self, h: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Side form -> class and register tokens (None if there are none), and the rest."""
+        if not self.num_prefix_tokens:
+            return None, h
+        return h[:, : self.num_prefix_tokens], h[:, self.num_prefix_tokens :]
 
-        Class and register tokens skip it.
-        """
-        if self.grid is None:
-            return function(h.movedim(-1, 1)).movedim(1, -1)
-        prefix, patches = h[:, : self.num_prefix_tokens], h[:, self.num_prefix_tokens :]
-        patches = function(patches.transpose(1, 2).unflatten(2, self.grid)).flatten(2).transpose(1, 2)
-        return torch.cat([prefix, patches], dim=1)
+    def to_maps(self, patches: Tensor) -> Tensor:
+        """Patches in side form -> a channels-first view (batch, channel, row, column)."""
+        return (patches if self.grid is None else patches.unflatten(1, self.grid)).movedim(-1, 1)
+
+    def from_maps(self, maps: Tensor) -> Tensor:
+        """What `to_maps` made of them -> patches in side form."""
+        patches = maps.movedim(1, -1)
+        return patches if self.grid is None else patches.flatten(1, 2)
 
     def mean(self, z: Tensor) -> Tensor:
         """The mean over patches, (batch, channel)."""

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.held import hold, is_low, natively
+from sidetune.backbones.structure import rebuild
 from sidetune.features import Features, Need
 
 
@@ -22,12 +24,18 @@ class Prefix(nn.Module):
     def __init__(self, backbone: Backbone, last_block: int, pools: Iterable[str] = ()) -> None:
         super().__init__()
         self.image_size = backbone.card.image_size
-        self.stem = backbone.stem
+        self.stem = own(backbone.stem)
         numbers = range(1, last_block + 1)
-        self.blocks = nn.ModuleDict({str(i): backbone.blocks[i] for i in numbers})
-        self.transitions = nn.ModuleDict({str(i): t for i, t in backbone.transitions.items() if i in numbers})
-        self.pools = nn.ModuleDict({name: backbone.pools[name] for name in pools})
+        self.blocks = nn.ModuleDict({str(i): own(backbone.blocks[i]) for i in numbers})
+        self.transitions = nn.ModuleDict({str(i): own(t) for i, t in backbone.transitions.items() if i in numbers})
+        self.pools = nn.ModuleDict({name: own(backbone.pools[name]) for name in pools})
+        self.dtype = torch.float32
         self.eval()
+
+    def hold(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Hold the weights, and from now on compute, in a floating-point type."""
+        hold(self, device, dtype)
+        self.dtype = dtype
 
     def train(self, mode: bool = True) -> Prefix:
         """Stays in eval mode."""
@@ -37,6 +45,10 @@ class Prefix(nn.Module):
     def forward(self, images: Float[Tensor, "batch 3 height width"], need: Need) -> Features:
         """Run no further than `need` asks; raises ValueError for images of another size than the backbone's."""
         check_images(images, self.image_size)
+        with natively(images.device, self.dtype):
+            return self.step_through(images.to(self.dtype) if is_low(self.dtype) else images, need)
+
+    def step_through(self, images: Tensor, need: Need) -> Features:
         inputs: dict[int, Tensor] = {}
         outputs: dict[int, Tensor] = {}
         z = self.stem(images)
@@ -52,6 +64,11 @@ class Prefix(nn.Module):
                 outputs[number] = in_compute_type(z)
         pooled = {name: in_compute_type(self.pools[name](z)) for name in sorted(need.pooled)}
         return Features(inputs=inputs, outputs=outputs, pooled=pooled)
+
+
+def own(module: nn.Module) -> nn.Module:
+    """The same weights in modules of one's own, which may come to hold them in another type."""
+    return rebuild(module, lambda _, t: t)
 
 
 def in_compute_type(t: Tensor) -> Tensor:

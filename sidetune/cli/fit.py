@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sidetune.cli.options import JSON, Backbone, Epochs, Overwrite, Set, SkipBad
+from sidetune.cli.options import JSON, Backbone, Epochs, MemoryBudget, Overwrite, Set, SkipBad
 
 
 def fit_command(
@@ -27,14 +27,19 @@ def fit_command(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
+    memory_budget: MemoryBudget = None,
+    store: Annotated[Path | None, typer.Option(help="Keep features on disk here, and find them again.")] = None,
+    views: Annotated[int, typer.Option(help="Random views an image whose features are kept; 0: augment anew.")] = 0,
     as_json: JSON = False,
 ) -> None:
     """Fine-tune a backbone on your images and score it on the test images."""
     from sidetune.backbones import open_backbone
     from sidetune.cli.choices import Setup, changed, parse
     from sidetune.cli.data import read_checked
+    from sidetune.cli.plan import parse_bytes, told
     from sidetune.cli.progress import ERR, progress
     from sidetune.measure.parameters import count
+    from sidetune.measure.plan import fit_budget
     from sidetune.methods import find_method
     from sidetune.model import adapt
     from sidetune.train.evaluate import evaluate
@@ -50,6 +55,7 @@ def fit_command(
         setup = Setup(transform=run.transform, mean=run.mean, std=run.std)
     setup = changed(setup, choices.setup)
     chosen_recipe = changed(base_recipe if epochs is None else replace(base_recipe, epochs=epochs), choices.recipe)
+    chosen_recipe = replace(chosen_recipe, views=views or chosen_recipe.views)
     chosen_method = changed(base_method, choices.method)
 
     with progress() as report:
@@ -62,6 +68,9 @@ def fit_command(
             opened, chosen_method, classes=splits.train.classes, transform=setup.transform, seed=chosen_recipe.seed
         )
         del opened  # methods that train the backbone have copied it
+        if memory_budget is not None:
+            chosen_recipe, memory = fit_budget(model, chosen_recipe, parse_bytes(memory_budget))
+            ERR.print(f"within {memory_budget}: {told(chosen_recipe)}; {memory.peak / 2**20:,.0f} MiB at the peak")
         parameters = count(model)
         ERR.print(
             f"{method} on {model.card.name}, {model.card.image_size[0]} x {model.card.image_size[1]} px: "
@@ -74,6 +83,7 @@ def fit_command(
             val=splits.val,
             recipe=chosen_recipe,
             out=out,
+            store=store,
             resume=resume,
             overwrite=overwrite,
             report=report,

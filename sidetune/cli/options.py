@@ -16,4 +16,7 @@ Epochs = Annotated[int | None, typer.Option(help="Passes over the training image
 Set = Annotated[list[str], typer.Option("--set", help=SET_HELP, metavar="NAME=VALUE")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and say which.")]
+MemoryBudget = Annotated[
+    str | None, typer.Option(help="Find the fastest way to train that stays within it, e.g. 2GiB.", metavar="SIZE")
+]
 JSON = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,17 @@ class Samples:
         """An RGB picture. Raises DataError for a file that cannot be read."""
         item = self.images[index]
         return Image.fromarray(item).convert("RGB") if isinstance(item, np.ndarray) else open_image(item)
+
+    def fingerprint(self) -> str:
+        """A digest that changes when images do: of pixels, or of paths with size and time of change."""
+        digest = hashlib.sha256()
+        if isinstance(self.images, np.ndarray):
+            digest.update(np.ascontiguousarray(self.images).data)
+        else:
+            for path in self.images:
+                about = path.stat()
+                digest.update(f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        return digest.hexdigest()
 
     def subset(self, indices: Sequence[int]) -> Samples:
         if isinstance(self.images, np.ndarray):

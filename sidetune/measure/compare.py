@@ -8,31 +8,26 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from sidetune.atomic import write_text
 from sidetune.backbones import Backbone
-from sidetune.backbones.prefix import Prefix
-from sidetune.data import ImageDataset, Samples, Splits
-from sidetune.features import Features, Need
+from sidetune.data import Samples, Splits
 from sidetune.measure.machine import birth_certificate
 from sidetune.measure.memory import training_peak
 from sidetune.measure.parameters import Parameters, count
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
-from sidetune.store.memory import FeatureMemory, remember
-from sidetune.train.batches import Data, num_workers
+from sidetune.train.batches import Data
 from sidetune.train.checkpoint import Epoch
 from sidetune.train.evaluate import evaluate
-from sidetune.train.loop import Report, Silent, fit, place
-from sidetune.train.precision import autocast, resolve
+from sidetune.train.kept import share_features
+from sidetune.train.loop import Report, Silent, fit
+from sidetune.train.precision import TYPES, resolve
 from sidetune.train.recipe import Recipe
 
 
@@ -48,8 +43,8 @@ class Row:
     peak_bytes: int
     """Of a training step with the frozen half on the fly."""
     seconds_per_epoch: float
-    """Median over epochs and seeds; from features in memory where `features_in_memory`."""
-    features_in_memory: bool
+    """Median over epochs and seeds; from features in memory where `features_kept`."""
+    features_kept: bool
     accuracies: tuple[float, ...]
     """On the test images (validation images where there are none), a number a seed."""
     histories: tuple[tuple[Epoch, ...], ...]
@@ -137,7 +132,9 @@ def compare(
         return adapt(backbone, methods[name], classes=splits.train.classes, transform=transform, seed=seed)
 
     models = {name: make(name, seeds[0]) for name in methods}
-    shared, seconds = share_features(splits, backbone, list(models.values()), recipe, report)
+    start = time.perf_counter()
+    shared = share_features(splits.parts(), backbone, list(models.values()), recipe, report.features)
+    seconds = time.perf_counter() - start if shared else 0.0
     rows = []
     for name, model in models.items():
         own = replace(recipe, epochs=(epochs or {}).get(name, recipe.epochs))
@@ -167,7 +164,7 @@ def compare(
                 frozen_depth=model.frozen_depth,
                 peak_bytes=peak,
                 seconds_per_epoch=statistics.median(e.seconds for run in runs for e in run.history),
-                features_in_memory=runs[0].features_in_memory,
+                features_kept=runs[0].features_kept,
                 accuracies=tuple(accuracies),
                 histories=tuple(run.history for run in runs),
             )
@@ -185,42 +182,12 @@ def compare(
     return comparison, models
 
 
-def share_features(
-    splits: Splits, backbone: Backbone, models: Sequence[AdaptedModel], recipe: Recipe, report: Report
-) -> tuple[dict[str, FeatureMemory], float]:
-    """One pass of the frozen half for all models, over every part whose images stay the same, and its seconds.
-
-    Nothing is shared if the recipe forbids it or the features would not fit its limit.
-    """
-    need = reduce(or_, (model.need for model in models if model.prefix is not None), Need())
-    transform = models[0].transform
-    parts = {part: s for part, s in splits.parts().items() if part != "train" or not transform.is_random}
-    if recipe.features == "off" or need == Need():
-        return {}, 0.0
-    device = Accelerator(mixed_precision="no").device
-    precision = resolve(recipe.precision, device)
-    prefix = Prefix(backbone, need.last_block(backbone.num_blocks), need.pooled).to(device)
-
-    def compute(images: Tensor) -> Features:
-        with autocast(precision, device):
-            return prefix(images.to(device), need)
-
-    start = time.perf_counter()
-    data = {part: ImageDataset(s, transform.evaluation(), is_random=False) for part, s in parts.items()}
-    per_image = sum(t.nbytes for t in compute(data["val" if "val" in data else "test"][0][0].unsqueeze(0)).tensors())
-    if per_image * sum(map(len, data.values())) > recipe.features_limit:
-        return {}, 0.0
-    shared = {
-        part: remember(d, compute, num_workers=num_workers(d, recipe), progress=report.features)
-        for part, d in data.items()
-    }
-    return shared, time.perf_counter() - start
-
-
 def peak_of(model: AdaptedModel, samples: Samples, recipe: Recipe) -> int:
     """Peak memory of a training step on the first images."""
-    place(model, Accelerator(mixed_precision="no").device)
+    device = Accelerator(mixed_precision="no").device
+    model.hold(TYPES[resolve(recipe.precision, device)], device)
     prepare = model.transform.evaluation()
     first = range(min(recipe.batch_size, len(samples)))
-    images = torch.stack([prepare(samples.image(i)) for i in first])
-    return training_peak(model, images, torch.tensor([samples.labels[i] for i in first]), recipe)
+    images = torch.stack([prepare(samples.image(i)) for i in first]).to(device)
+    labels = torch.tensor([samples.labels[i] for i in first], device=device)
+    return training_peak(model, images, labels, recipe)

@@ -1,25 +1,48 @@
-"""The peak memory of a training step.
+"""The memory of a training step at its peak, and what it is made of.
 
-On a GPU that is CUDA's own count. On a CPU it is the largest sum of bytes of all tensor storages alive at once, seen
-through PyTorch's dispatcher: exact, and the same on every run.
+On a GPU the peak is CUDA's own count. On a CPU it is the largest sum of bytes of all tensor storages alive at once,
+seen through PyTorch's dispatcher: exact, and the same on every run, on tensors without values (`plan`) too.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage, optim
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sidetune.model import AdaptedModel
-from sidetune.train.optimizer import make_optimizer
-from sidetune.train.precision import autocast, resolve
+from sidetune.train.optimizer import make_optimizer, optimizer_tensors
 from sidetune.train.recipe import Recipe
+from sidetune.train.step import backward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes alive at the peak of a training step."""
+
+    frozen: int
+    """Frozen weights and buffers."""
+    trained: int
+    optimizer: int
+    gradients: int
+    batch: int
+    activations: int
+    """What the forward pass keeps for the gradient, features included."""
+    workspace: int
+    """All that comes and goes within a pass, blocks computed again included."""
+
+    @property
+    def peak(self) -> int:
+        return sum(astuple(self))
 
 
 class TensorBytes(TorchDispatchMode):
@@ -29,19 +52,22 @@ class TensorBytes(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.alive = 0
         self.peak = 0
-        self._seen: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self.census: Census | None = None
+        self.sizes: WeakIdKeyDictionary = WeakIdKeyDictionary()
         for tensor in tensors:
             self.watch(tensor)
 
     def watch(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        if storage in self._seen:
+        if storage in self.sizes:
             return
         size = storage.nbytes()
-        self._seen[storage] = size
+        self.sizes[storage] = size
         self.alive += size
         self.peak = max(self.peak, self.alive)
         weakref.finalize(storage, self._gone, size).atexit = False
+        if self.census is not None:
+            self.census.born(storage, self)
 
     def _gone(self, size: int) -> None:
         self.alive -= size
@@ -57,39 +83,107 @@ class TensorBytes(TorchDispatchMode):
         return result
 
 
+class Census:
+    """Sorts what is alive the moment a given number of bytes are: by its owner, or by what it was made for."""
+
+    def __init__(self, at: int, owners: Mapping[str, Sequence[Tensor]], trained: Sequence[Tensor]) -> None:
+        self.at, self.trained = at, trained
+        self.owner = WeakIdKeyDictionary()
+        for name, tensors in owners.items():
+            for t in tensors:
+                self.owner[t.untyped_storage()] = name
+        self.counts: Counter[str] | None = None
+        self.undecided: list[tuple[weakref.ref[UntypedStorage], int]] = []
+
+    def born(self, storage: UntypedStorage, tracker: TensorBytes) -> None:
+        in_backward = torch._C._current_graph_task_id() != -1
+        if in_backward:
+            self.settle()
+        self.owner[storage] = "workspace" if in_backward else "forward"
+        if self.counts is None and tracker.alive == self.at:
+            self.count(tracker, in_backward)
+
+    def count(self, tracker: TensorBytes, in_backward: bool) -> None:
+        for p in self.trained:
+            if p.grad is not None:
+                self.owner[p.grad.untyped_storage()] = "gradients"
+        self.counts = Counter()
+        for storage, size in tracker.sizes.items():
+            name = self.owner.get(storage, "workspace")
+            if name == "forward" and not in_backward:
+                self.undecided.append((weakref.ref(storage), size))
+            else:
+                self.counts["activations" if name == "forward" else name] += size
+
+    def settle(self) -> None:
+        """At the end of the forward pass: what of it is still there is kept for the gradient."""
+        for storage, size in self.undecided:
+            assert self.counts is not None
+            self.counts["workspace" if storage() is None else "activations"] += size
+        self.undecided = []
+
+
 def training_peak(model: AdaptedModel, images: Tensor, labels: Tensor, recipe: Recipe) -> int:
     """Bytes at the peak of the second training step on a batch of images, the frozen half on the fly.
 
-    Counts parameters, buffers, optimizer state, gradients, activations, temporaries and the batch. The model is on its
-    device already and is left as it was.
+    Counts parameters, buffers, optimizer state, gradients, activations, temporaries and the batch. The model is
+    held on its device in its type already, and is left as it was.
     """
-    device = model.head.weight.device
-    precision = resolve(recipe.precision, device)
-    images, labels = images.to(device), labels.to(device)
+    with trial(model, images, labels, recipe) as (step, _):
+        if images.is_cuda:
+            step()
+            torch.cuda.reset_peak_memory_stats(images.device)
+            step()
+            return torch.cuda.max_memory_allocated(images.device)
+        with TensorBytes([*model.parameters(), *model.buffers(), images, labels]) as tracker:
+            step()
+            tracker.reset_peak()
+            step()
+            return tracker.peak
+
+
+def training_memory(model: AdaptedModel, images: Tensor, labels: Tensor, recipe: Recipe) -> Memory:
+    """`training_peak` on a CPU, taken apart."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    frozen = [t for t in (*model.parameters(), *model.buffers()) if not t.requires_grad]
+    batch = [images, labels]
+    with trial(model, images, labels, recipe) as (step, optimizer):
+        with TensorBytes([*trained, *frozen, *batch]) as tracker:
+            step()
+            tracker.reset_peak()
+            step()
+            state = optimizer_tensors(optimizer)
+            owners: dict[str, Sequence[Tensor]] = {
+                "frozen": frozen,
+                "trained": trained,
+                "optimizer": state,
+                "batch": batch,
+            }
+            tracker.census = Census(tracker.peak, owners, trained)
+            step()
+    counts = tracker.census.counts
+    assert counts is not None, "every step has the same peak"
+    return Memory(**{f.name: counts[f.name] for f in fields(Memory)})
+
+
+@contextmanager
+def trial(
+    model: AdaptedModel, images: Tensor, labels: Tensor, recipe: Recipe
+) -> Iterator[tuple[Callable[[], None], optim.Optimizer]]:
+    """A training step to run, and its optimizer; the model is put back afterwards."""
     before = {name: t.cpu().clone() for name, t in model.trained().items()}
-    was_training = model.training
+    was_training, was_checkpointing = model.training, model.suffix.checkpoint
     optimizer = make_optimizer(model, recipe, recipe.lr or model.method.lr)
 
     def step() -> None:
-        with autocast(precision, device):
-            loss = model.task.loss(model(images), labels)
-        loss.backward()
+        backward(model, images, labels, micro_batch=recipe.micro_batch)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     model.train()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        if device.type == "cuda":
-            step()
-            torch.cuda.reset_peak_memory_stats(device)
-            step()
-            peak = torch.cuda.max_memory_allocated(device)
-        else:
-            with TensorBytes([*model.parameters(), *model.buffers(), images, labels]) as tracker:
-                step()
-                tracker.reset_peak()
-                step()
-                peak = tracker.peak
+    model.suffix.checkpoint = recipe.checkpoint
+    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+        yield step, optimizer
     model.load_trained(before)
     model.train(was_training)
-    return peak
+    model.suffix.checkpoint = was_checkpointing

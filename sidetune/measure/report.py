@@ -25,15 +25,15 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.parameters.trainable:,}",
         str(row.frozen_depth),
         f"{row.peak_bytes / 2**20:,.0f} MiB",
-        f"{seconds}{' *' if row.features_in_memory else ''}",
+        f"{seconds}{' *' if row.features_kept else ''}",
     )
 
 
 def footnote(c: Comparison) -> str:
     scored = f"{c.num_images[c.scored_on]:,} {c.scored_on} images"
     text = f"Accuracy on {scored}; parameters without the head; memory of a whole training step."
-    if any(row.features_in_memory for row in c.rows):
-        text += f" * from features kept in memory, which took {c.shared_features_seconds:.1f} s once for all methods."
+    if any(row.features_kept for row in c.rows):
+        text += f" * from kept features, which took {c.shared_features_seconds:.1f} s once for all methods."
     return text
 
 

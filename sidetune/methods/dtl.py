@@ -1,91 +1,18 @@
-"""DTL (Fu et al., AAAI 2024), named DTLv1 in the journal version: a compact side network (CSN) beside the blocks.
+"""DTL (Fu et al., AAAI 2024), named DTLv1 in the journal version: which blocks its side network reads and writes.
 
-With z_i the input of block i, w_i = a_i c_i of rank d' and h_1 = 0:
-
-    h_{i+1} = h_i + z_i w_i                       (5)   what is read
-    z'_{i+1} = z_{i+1} + g(theta(h_{i+1}))        (9)   what is written, for i >= M
-    theta(h) = h sigmoid(beta h)                        Swish; nearly a ReLU at beta = 100
-
-Without g this is equation 7 (DTL); with a depthwise convolution g shared by all blocks it is DTL+.
+Without a fusion g this is the paper's equation 7 (DTL); with a depthwise convolution shared by all blocks it is DTL+.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from sidetune.backbones.backbone import Backbone
-from sidetune.backbones.layout import Layout
-from sidetune.methods.method import Adaptation, Method, SideNetwork, check_positive
+from sidetune.methods.csn import CompactSideNetwork, LowRankMap, fusion_kernel
+from sidetune.methods.method import Adaptation, Method, check_positive
 
 Fusion = Literal["none", "depthwise", "average", "full"]
-
-
-class LowRankMap(nn.Module):
-    """w = a c: d -> d' -> d without bias; a starts uniform and c at zero, so that h starts at zero."""
-
-    def __init__(self, width: int, rank: int) -> None:
-        super().__init__()
-        self.a = nn.Parameter(torch.empty(rank, width))
-        self.c = nn.Parameter(torch.zeros(width, rank))
-        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
-
-    def forward(self, z: Tensor) -> Tensor:
-        return F.linear(F.linear(z, self.a), self.c)
-
-
-class Spread(nn.Module):
-    """g: mixes neighbouring patches and keeps the size; zeros pad the border, one more behind for even kernels."""
-
-    def __init__(self, width: int, kind: Fusion, kernel: int) -> None:
-        super().__init__()
-        before, after = (kernel - 1) // 2, kernel // 2
-        self.padding = (before, after, before, after)
-        self.mix: nn.Module
-        if kind == "average":
-            self.mix = nn.AvgPool2d(kernel, stride=1)
-        else:
-            self.mix = nn.Conv2d(width, width, kernel, groups=width if kind == "depthwise" else 1, bias=False)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return self.mix(F.pad(maps, self.padding))
-
-
-class CompactSideNetwork(SideNetwork):
-    def __init__(
-        self,
-        *,
-        w: dict[int, LowRankMap],
-        g: dict[str, Spread],
-        g_of: dict[int, str],
-        writes: tuple[int, ...],
-        resets: frozenset[int],
-        beta: float | None,
-        layout: Layout,
-    ) -> None:
-        super().__init__()
-        self.reads, self.writes = tuple(w), writes
-        self.w = nn.ModuleDict({str(i): m for i, m in w.items()})
-        self.g, self.g_of = nn.ModuleDict(g), g_of
-        self.resets, self.beta, self.layout = resets, beta, layout
-
-    def theta(self, h: Tensor) -> Tensor:
-        return h if self.beta is None else F.silu(self.beta * h) / self.beta
-
-    def read(self, block: int, x: Tensor, state: Tensor | None) -> Tensor:
-        step = self.w[str(block)](self.layout.to_side(x))
-        return step if state is None or block in self.resets else state + step
-
-    def write(self, block: int, z: Tensor, state: Tensor) -> Tensor:
-        h = self.theta(state)
-        if block in self.g_of:
-            h = self.layout.on_patches(h, self.g[self.g_of[block]])
-        return z + self.layout.from_side(h)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +33,7 @@ class DTL(Method):
     """One g for all writes (of a stage, where widths differ), or one for each."""
     reset: bool = True
     """h starts at 0 in every stage. Without it h runs on, which needs stages of one shape."""
-    lr: float = 5e-3
+    lr: float = 1e-2
     pool: str = "mean"
 
     def __post_init__(self) -> None:
@@ -127,7 +54,7 @@ class DTL(Method):
         else:
             g_of = {i: f"stage{backbone.stages[i]}" if self.share_fusion else f"block{i}" for i in writes}
         first_of = {name: i for i, name in reversed(g_of.items())}
-        g = {name: Spread(backbone.width(i), self.fusion, self.kernel) for name, i in first_of.items()}
+        g = {name: fusion_kernel(backbone.width(i), self.fusion, self.kernel) for name, i in first_of.items()}
         beta = self.beta if self.theta else None
         side = CompactSideNetwork(w=w, g=g, g_of=g_of, writes=writes, resets=resets, beta=beta, layout=backbone.layout)
         return Adaptation(side=side, num_units=len(w) + len(g))

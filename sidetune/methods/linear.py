@@ -8,7 +8,7 @@ from sidetune.methods.method import Adaptation, Method
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Method):
-    lr: float = 1e-2
+    lr: float = 3e-2
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         return Adaptation()

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sidetune.features import Features, Need, join
-
-if TYPE_CHECKING:
-    from sidetune.backbones.prefix import Prefix
+from sidetune.features import Features, join
 
 Compute = Callable[[Tensor], Features]
 
 
 class FeatureMemory(Dataset[tuple[Features, Tensor]]):
-    """(features, label) of every image, in the order of the data set they were taken from."""
+    """(features, label) of every image. Item v * len + i is view v of image i, in the order they were taken in."""
 
     is_random = False
 
-    def __init__(self, features: Features, labels: Tensor, classes: tuple[str, ...] | None = None) -> None:
-        self.features, self.labels = features, labels
+    def __init__(
+        self, features: Features, labels: Tensor, classes: tuple[str, ...] | None = None, num_views: int = 1
+    ) -> None:
+        self.features, self.labels, self.num_views = features, labels, num_views
         if classes is not None:
             self.classes = classes
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.labels) // self.num_views
 
     def __getitem__(self, index: int) -> tuple[Features, Tensor]:
         return self.features.map(lambda t: t[index]), self.labels[index]
@@ -39,20 +37,19 @@ class FeatureMemory(Dataset[tuple[Features, Tensor]]):
         return self.features.map(lambda t: t[chosen]), self.labels[chosen]
 
 
-def num_bytes(prefix: Prefix, need: Need, image: Tensor, count: int, compute: Compute) -> int:
-    """What the features of `count` images like this one take."""
-    return count * sum(t.nbytes for t in compute(image.unsqueeze(0)).tensors())
-
-
 def remember(
     dataset: Dataset[tuple[Tensor, int]],
     compute: Compute,
     *,
     batch_size: int = 64,
+    num_views: int = 1,
     num_workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> FeatureMemory:
-    """Run the frozen half once over a data set. `compute` maps images to features; they are kept on the CPU."""
+    """Run the frozen half once over a data set, which holds `num_views` views of each image one after the other.
+
+    `compute` maps images to features; they are kept on the CPU.
+    """
     total = len(dataset)  # type: ignore[arg-type]
     parts: list[Features] = []
     labels: list[Tensor] = []
@@ -63,7 +60,7 @@ def remember(
         done += len(images)
         if progress:
             progress(done, total)
-    return FeatureMemory(join(parts, torch.cat), torch.cat(labels), getattr(dataset, "classes", None))
+    return FeatureMemory(join(parts, torch.cat), torch.cat(labels), getattr(dataset, "classes", None), num_views)
 
 
 def collate(batch: object) -> object:

@@ -16,7 +16,8 @@ from sidetune.data.dataset import Prepared
 from sidetune.data.folders import read_folder
 from sidetune.errors import DataError
 from sidetune.model import AdaptedModel
-from sidetune.store.memory import FeatureMemory, collate
+from sidetune.store import Kept
+from sidetune.store.memory import collate
 from sidetune.tasks.classification import Classification
 from sidetune.train.recipe import Recipe
 
@@ -24,16 +25,20 @@ Data = str | Path | Samples | Dataset[Any]
 
 
 class Shuffled(Sampler[int]):
-    """A permutation for each epoch, decided by seed and epoch; set `epoch` before iterating."""
+    """A permutation for each epoch, decided by seed and epoch; set `epoch` before iterating.
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch = count, seed, 0
+    Where every image has several views, item v * count + i being view v of image i, an epoch takes the next view.
+    """
+
+    def __init__(self, count: int, seed: int, num_views: int = 1) -> None:
+        self.count, self.seed, self.num_views, self.epoch = count, seed, num_views, 0
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[int]:
-        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist())
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count)
+        return iter((order + self.epoch % self.num_views * self.count).tolist())
 
 
 def as_dataset(data: Data, model: AdaptedModel, *, training: bool) -> Dataset[Any]:
@@ -79,7 +84,7 @@ def num_workers(data: Dataset[Any], recipe: Recipe) -> int:
 
 def training_batches(data: Dataset[Any], recipe: Recipe, num_processes: int) -> tuple[DataLoader[Any], Shuffled]:
     """Shuffled batches; the last short one is dropped, unless it is the only one."""
-    order = Shuffled(len(sized(data)), recipe.seed)
+    order = Shuffled(len(sized(data)), recipe.seed, getattr(data, "num_views", 1))
     size = max(recipe.batch_size // num_processes, 1)
     batches = BatchSampler(order, batch_size=size, drop_last=order.count >= size * num_processes)
     return loader(data, recipe, batch_sampler=batches), order
@@ -90,7 +95,7 @@ def evaluation_batches(data: Dataset[Any], recipe: Recipe) -> DataLoader[Any]:
 
 
 def loader(data: Dataset[Any], recipe: Recipe, **how: Any) -> DataLoader[Any]:
-    if isinstance(data, FeatureMemory):
+    if isinstance(data, Kept):
         how["collate_fn"] = collate
     pin = torch.cuda.is_available()
     return DataLoader(data, num_workers=num_workers(data, recipe), pin_memory=pin, **how)

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from sidetune.model import AdaptedModel
 from sidetune.train.batches import Data, as_dataset, evaluation_batches
-from sidetune.train.precision import autocast, resolve
+from sidetune.train.precision import TYPES, resolve
 from sidetune.train.recipe import Precision, Recipe
 
 
@@ -42,8 +42,8 @@ def evaluate(
     accelerator = Accelerator(mixed_precision="no")
     dataset = as_dataset(data, model, training=False)
     batches = accelerator.prepare_data_loader(evaluation_batches(dataset, Recipe(batch_size=max(batch_size // 2, 1))))
-    model.to(accelerator.device)
-    return score(model, batches, accelerator, resolve(precision, accelerator.device), progress)
+    model.hold(TYPES[resolve(precision, accelerator.device)], accelerator.device)
+    return score(model, batches, accelerator, progress)
 
 
 @torch.no_grad()
@@ -51,7 +51,6 @@ def score(
     model: AdaptedModel,
     batches: Iterable[tuple[Any, torch.Tensor]],
     accelerator: Accelerator,
-    precision: Precision,
     progress: Callable[[int, int], None] | None = None,
 ) -> Score:
     """Score a model on prepared batches; leaves it in the mode it was in."""
@@ -60,8 +59,7 @@ def score(
     num_images = num_correct = 0
     total = len(batches)  # type: ignore[arg-type]
     for step, (x, labels) in enumerate(batches, start=1):
-        with autocast(precision, accelerator.device):
-            right = model(x).argmax(dim=1) == labels
+        right = model(x).argmax(dim=1) == labels
         right = accelerator.gather_for_metrics(right)
         num_images += len(right)
         num_correct += int(right.sum())

@@ -19,15 +19,17 @@ from torch.utils.data import Dataset
 from sidetune.errors import Interrupted, NonFiniteLoss
 from sidetune.features import Features
 from sidetune.model import AdaptedModel
-from sidetune.store.memory import FeatureMemory, remember
-from sidetune.train.batches import Data, as_dataset, evaluation_batches, num_workers, sized, training_batches
+from sidetune.store import Kept
+from sidetune.train.batches import Data, as_dataset, evaluation_batches, sized, training_batches
 from sidetune.train.checkpoint import Epoch, Progress, RunFolder
 from sidetune.train.evaluate import score
+from sidetune.train.kept import keep
 from sidetune.train.logs import TensorBoard
 from sidetune.train.optimizer import make_optimizer
-from sidetune.train.precision import autocast, resolve
+from sidetune.train.precision import TYPES, resolve
 from sidetune.train.recipe import Precision, Recipe
 from sidetune.train.schedule import learning_rate, num_epochs
+from sidetune.train.step import backward, can_be_cut
 
 
 class Report(Protocol):
@@ -58,7 +60,7 @@ class Fit:
     history: tuple[Epoch, ...]
     kept_epoch: int
     """The epoch, counted from 1, whose parameters the model now has."""
-    features_in_memory: bool
+    features_kept: bool
     """Whether the frozen half ran once rather than every epoch."""
     features_seconds: float
     """What that one pass took."""
@@ -72,6 +74,7 @@ def fit(
     val: Data | None = None,
     recipe: Recipe | None = None,
     out: str | Path | None = None,
+    store: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     report: Report | None = None,
@@ -79,7 +82,8 @@ def fit(
     """Train a model in place on an image folder, samples or any torch data set of (image, label).
 
     With `out`, a checkpoint is written there after every epoch and the model at the end; a stopped run goes on with
-    `resume`. Uses the GPU if there is one, and all processes of `accelerate launch` or `torchrun`.
+    `resume`. With `store`, features of the frozen half are kept on disk there, where later runs find them. Uses the GPU
+    if there is one, and all processes of `accelerate launch` or `torchrun`.
 
     Raises DataError for data that does not fit, RunExists if `out` already holds a run, NonFiniteLoss if the loss
     becomes NaN or infinite and Interrupted at Ctrl-C (both leave the last checkpoint), NoSpace before a full disk.
@@ -99,21 +103,21 @@ def fit(
         with accelerator.main_process_first():
             asked = request_of(model, recipe, train_set)
             progress = folder.start(asked, resume=resume, overwrite=overwrite)
+    if recipe.micro_batch is not None and not can_be_cut(model):
+        raise ValueError(
+            "micro_batch does not go with trained BatchNorms, whose statistics are a whole batch's; "
+            "use a smaller batch_size instead"
+        )
     model.suffix.set_drop_path(recipe.drop_path)
-    place(model, accelerator.device)
+    model.suffix.checkpoint = recipe.checkpoint
+    model.hold(TYPES[precision], accelerator.device)
     try:
-        run = Run(model, recipe, precision, accelerator, report, folder)
+        kept_in = None if store is None else Path(store)
+        run = Run(model, recipe, precision, accelerator, report, folder, kept_in)
         return run(train_set, val_set, progress)
     except KeyboardInterrupt as e:
         hint = f"; go on with --resume (resume=True), {out} keeps the last finished epoch" if out else ""
         raise Interrupted(f"stopped{hint}") from e
-
-
-def place(model: AdaptedModel, device: torch.device) -> None:
-    """Put a model on the device it is trained on."""
-    model.to(device)
-    if device.type == "cpu":
-        model.suffix.use_plain_attention()
 
 
 def request_of(model: AdaptedModel, recipe: Recipe, train: Dataset[Any]) -> dict[str, Any]:
@@ -139,17 +143,18 @@ class Run:
         accelerator: Accelerator,
         report: Report,
         folder: RunFolder | None,
+        store: Path | None,
     ) -> None:
         assert recipe.lr is not None
         self.model, self.recipe, self.precision, self.accelerator = model, recipe, precision, accelerator
-        self.report, self.folder, self.lr = report, folder, recipe.lr
+        self.report, self.folder, self.store, self.lr = report, folder, store, recipe.lr
         self.optimizer = make_optimizer(model, recipe, self.lr)
         self.scaler = GradScaler(accelerator.device.type, enabled=precision == "fp16")
 
     def __call__(self, train: Dataset[Any], val: Dataset[Any] | None, progress: Progress | None) -> Fit:
         start = time.perf_counter()
-        train = self.remember(train)
-        val = None if val is None else self.remember(val)
+        train = self.keep(train)
+        val = None if val is None else self.keep(val)
         features_seconds = time.perf_counter() - start
         batches, order = training_batches(train, self.recipe, self.accelerator.num_processes)
         batches = self.accelerator.prepare_data_loader(batches)
@@ -164,7 +169,7 @@ class Run:
                 order.epoch = number
                 record = self.train_epoch(parallel, batches, number)
                 if val_batches is not None:
-                    accuracy = score(self.model, val_batches, self.accelerator, self.precision).accuracy
+                    accuracy = score(self.model, val_batches, self.accelerator).accuracy
                     record = replace(record, val_accuracy=accuracy)
                 self.close_epoch(progress, record)
                 board.epoch(record)
@@ -180,8 +185,8 @@ class Run:
         return Fit(
             history=tuple(progress.history),
             kept_epoch=kept,
-            features_in_memory=isinstance(train, FeatureMemory),
-            features_seconds=features_seconds if isinstance(train, FeatureMemory) else 0.0,
+            features_kept=isinstance(train, Kept),
+            features_seconds=features_seconds if isinstance(train, Kept) else 0.0,
             precision=self.precision,
         )
 
@@ -194,27 +199,15 @@ class Run:
         self.scaler.load_state_dict(progress.scaler)
         return progress
 
-    def remember(self, data: Dataset[Any]) -> Dataset[Any]:
-        """The data set's features in memory, if the recipe wants that and they are the same in every epoch."""
-        model, recipe = self.model, self.recipe
-        if recipe.features == "off" or isinstance(data, FeatureMemory):
-            return data
-        if model.prefix is None or getattr(data, "is_random", True):
-            if recipe.features == "memory":
-                why = "trains the whole backbone" if model.prefix is None else "needs images that stay the same"
-                raise ValueError(
-                    f"features='memory' does not go with this run: it {why}; use transform='vtab', or 'off'"
-                )
-            return data
-        needed = len(sized(data)) * sum(t.nbytes for t in self.compute(data[0][0].unsqueeze(0)).tensors())
-        if recipe.features == "auto" and needed > recipe.features_limit:
-            return data
-        return remember(data, self.compute, num_workers=num_workers(data, recipe), progress=self.report.features)
+    def keep(self, data: Dataset[Any]) -> Dataset[Any]:
+        """The data set's features, where they can be kept, in place of its images."""
+        share = self.accelerator.process_index / self.accelerator.num_processes
+        kept = keep(self.model, data, self.recipe, self.compute, self.report.features, store=self.store, share=share)
+        self.accelerator.wait_for_everyone()
+        return kept
 
     def compute(self, images: Tensor) -> Features:
-        device = self.accelerator.device
-        with autocast(self.precision, device):
-            features = self.model.features(images.to(device))
+        features = self.model.features(images.to(self.accelerator.device))
         assert isinstance(features, Features)
         return features
 
@@ -238,16 +231,17 @@ class Run:
 
     def step(self, model: nn.Module, x: Tensor | Features, labels: Tensor) -> Tensor:
         """One update; returns the loss."""
-        with autocast(self.precision, self.accelerator.device):
-            loss = self.model.task.loss(model(x), labels)
-        self.scaler.scale(loss).backward()
+        parallel = model if model is not self.model else None
+        loss = backward(
+            self.model, x, labels, micro_batch=self.recipe.micro_batch, scaler=self.scaler, parallel=parallel
+        )
         if self.recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+        return loss
 
     def check(self, total: Tensor, number: int, step: int, num_steps: int) -> None:
         if math.isfinite(total.item()):

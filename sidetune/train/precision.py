@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
 from sidetune.train.recipe import Precision
 
-TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve(precision: Precision, device: torch.device) -> Precision:
@@ -31,8 +30,3 @@ def cpu_has_bf16() -> bool:
 
 def cpu_capabilities() -> dict[str, Any]:
     return dict(torch.cpu.get_capabilities()) if hasattr(torch.cpu, "get_capabilities") else {}
-
-
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
-    """The context a forward pass runs in; `precision` must be resolved."""
-    return torch.autocast(device.type, TYPES.get(precision), enabled=precision in TYPES)

@@ -28,6 +28,10 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.999)
     clip_grad: float | None = None
     """Largest norm of the gradient over all trained parameters."""
+    micro_batch: int | None = None
+    """Images in work at once; the gradient stays that of the whole batch. The batch in one piece if None."""
+    checkpoint: bool = False
+    """Keep only the inputs of the suffix's blocks and compute the blocks again for the gradient."""
     drop_path: float = 0.0
     """Stochastic depth of the last block; smaller before it by the linear rule, 0 in the frozen prefix."""
     precision: Precision = "auto"
@@ -39,17 +43,23 @@ class Recipe:
     it fits `features_limit`."""
     features_limit: int = 4 * 2**30
     """Bytes."""
+    views: int = 0
+    """Random views of each training image whose features are kept, an epoch taking the next; 0: augment anew."""
+    codec: Literal["same", "fp16", "bf16", "int8"] = "same"
+    """How a store on disk writes features; int8 has a scale for each token."""
     num_workers: int | None = None
     """Processes that read images; 2 for files and none for pixels in memory if None."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, low in {"epochs": 1, "batch_size": 1, "cooldown_epochs": 0, "features_limit": 0}.items():
+        for name, low in {"epochs": 1, "batch_size": 1, "cooldown_epochs": 0, "features_limit": 0, "views": 0}.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
         for name in ("warmup_lr", "min_lr", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch must be at least 1, got {self.micro_batch}")
         for name in ("lr", "clip_grad"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -67,4 +77,5 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "keep": ("last", "best"),
     "features": ("auto", "memory", "off"),
     "lr_update": ("epoch", "step"),
+    "codec": ("same", "fp16", "bf16", "int8"),
 }

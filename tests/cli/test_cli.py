@@ -178,3 +178,44 @@ def test_images_that_are_no_squares_and_many_kinds_at_once(run, folder, network,
     Image.fromarray(np.full((40, 9), 40000, np.uint16)).save("sixteen.png")
     Image.new("CMYK", (64, 64)).save("ink.jpg")
     assert len(run("predict", model, "wide.png", "sixteen.png", "ink.jpg").splitlines()) == 3
+
+
+def test_plan_tells_before_anything_runs(run, network):
+    shown = run("plan", *network, "--memory-budget", "20 MiB")
+    assert "7 of 12 blocks frozen" in shown and "activations" in shown and "within 20 MiB: " in shown
+    told = json.loads(run("plan", *network, "--images", "10", "--json"))
+    assert told["peak_bytes"] == sum(told["memory"].values()) and told["store_bytes"] == 10 * told["features_bytes"]
+    status, message = run("plan", *network, "--memory-budget", "2 MiB", fails=True)
+    assert status == 2 and "the least that this model takes is" in message
+    assert "such as 2GiB" in run("plan", *network, "--memory-budget", "plenty", fails=True)[1]
+
+
+def test_a_budget_is_kept_and_said(run, folder, network, capsys):
+    run("plan", *network, "--json")
+    run("fit", folder, *network, "--epochs", "1", "--memory-budget", "14MiB")
+    capsys.readouterr()
+    saved = json.loads((folder.parent / "runs/squares-dtl+/sidetune.json").read_text())
+    assert saved["recipe"]["micro_batch"] or saved["recipe"]["checkpoint"]
+
+
+def test_features_are_extracted_once_and_found_by_fit(run, folder, network, monkeypatch):
+    plain = (*network, "--set", "transform=vtab")
+    parts = json.loads(run("extract", folder, "--store", "kept", *plain, "--methods", "dtl+,linear", "--json"))
+    assert parts.keys() == {"train", "val", "test"} and all(part["bytes"] for part in parts.values())
+    folders = sorted(path.name for path in (folder.parent / "kept").iterdir())
+    monkeypatch.setattr("sidetune.store.disk.write_shard", None)  # nothing is left to be written
+    for method in ("dtl+", "linear"):
+        run("fit", folder, *plain, "--method", method, "--epochs", "1", "--store", "kept")
+    assert sorted(path.name for path in (folder.parent / "kept").iterdir()) == folders
+    assert "keep several views" in run("extract", folder, "--store", "kept", *network, fails=True)[1]
+    assert (
+        "no block is frozen under full"
+        in run("extract", folder, "--store", "k", *plain, "--methods", "full", fails=True)[1]
+    )
+
+
+def test_views_of_augmented_images_are_kept(run, folder, network):
+    run("fit", folder, *network, "--epochs", "2", "--store", "kept", "--views", "2", "--out", "first")
+    run("fit", folder, *network, "--epochs", "2", "--store", "kept", "--views", "2", "--out", "second")
+    first, second = ((folder.parent / out / "model.safetensors").read_bytes() for out in ("first", "second"))
+    assert first == second

@@ -87,7 +87,7 @@ def test_a_comparison_measures_every_method_with_every_seed_and_writes_its_repor
     assert [row.method for row in comparison.rows] == list(methods)
     by_name = {row.method: row for row in comparison.rows}
     assert len(by_name["full"].histories[0]) == 1 and len(by_name["dtl+"].histories[1]) == 2
-    assert by_name["dtl+"].features_in_memory and not by_name["full"].features_in_memory
+    assert by_name["dtl+"].features_kept and not by_name["full"].features_kept
     assert comparison.shared_features_seconds > 0 and not math.isnan(by_name["lora"].spread)
     for name, model in models.items():
         score = sidetune.evaluate(model, splits.test)

@@ -6,8 +6,10 @@ from conftest import tiny_backbone
 from torch.nn import functional as F
 
 import sidetune
+from sidetune.backbones.layout import Layout
 from sidetune.contract import disturb
 from sidetune.methods import DTL
+from sidetune.methods.csn import Written, written
 
 
 def by_the_paper(backbone, model, images, *, beta=100.0, theta=True, fusion="none", kernel=3, reset=True):
@@ -35,7 +37,7 @@ def by_the_paper(backbone, model, images, *, beta=100.0, theta=True, fusion="non
             if fusion == "average":
                 weight = torch.full((maps.shape[1], 1, kernel, kernel), 1 / kernel**2)
             else:
-                weight = side.g[side.g_of[i]].mix.weight
+                weight = side.g[side.g_of[i]]
             maps = F.conv2d(padded, weight, groups=1 if fusion == "full" else maps.shape[1])
             if t.ndim == 3:
                 t = torch.cat([t[:, :prefix], maps.flatten(2).transpose(1, 2)], dim=1)
@@ -93,11 +95,45 @@ def test_the_frozen_depth_is_the_first_block_written(vit, first_write, frozen):
 
 def test_class_and_register_tokens_skip_the_convolution():
     backbone = tiny_backbone("dinov2")
-    spread = sidetune.adapt(backbone, "dtl+", num_classes=3).suffix.side.g["stage1"]
-    h = torch.randn(2, backbone.output_shapes[0][0], 24)
-    out = backbone.layout.on_patches(h, spread)
-    assert torch.equal(out[:, :5], h[:, :5])
-    assert not torch.equal(out[:, 5:], h[:, 5:])
+    s, c = torch.randn(2, backbone.output_shapes[0][0], 2), torch.randn(24, 2)
+    plain, mixed = (
+        written(torch.zeros(2, len(s[0]), 24), s, c, kernel, None, backbone.layout)
+        for kernel in (None, torch.randn(24, 1, 3, 3))
+    )
+    assert torch.allclose(mixed[:, :5], plain[:, :5], atol=1e-6)
+    assert not torch.allclose(mixed[:, 5:], plain[:, 5:], atol=0.1)
+
+
+LAYOUTS = {
+    "tokens": (Layout(num_prefix_tokens=2, grid=(3, 4)), (2, 14, 6)),
+    "tokens without class token": (Layout(grid=(3, 4)), (2, 12, 6)),
+    "channels last": (Layout(), (2, 3, 4, 6)),
+    "channels first": (Layout(channels_first=True), (2, 6, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kernel", [None, (6, 1, 3, 3), (6, 1, 4, 4), (6, 6, 2, 2)], ids=str)
+@pytest.mark.parametrize("beta", [None, 3.0])
+def test_the_gradients_of_what_is_written_are_exact(layout, kernel, beta):
+    layout, shape = LAYOUTS[layout]
+    generator = torch.Generator().manual_seed(0)
+
+    def make(*size):
+        return torch.randn(*size, dtype=torch.float64, generator=generator, requires_grad=True)
+
+    z, c = make(*shape), make(6, 4)
+    s = make(*layout.to_side(z).shape[:-1], 4)
+    weight = None if kernel is None else make(*kernel)
+    assert torch.autograd.gradcheck(lambda *args: Written.apply(*args, beta, layout), (z, s, c, weight))
+
+
+def test_writing_keeps_nothing_as_wide_as_the_tokens(vit):
+    kept = []
+    s, c, kernel = torch.randn(2, 17, 4, requires_grad=True), torch.randn(24, 4), torch.randn(24, 1, 3, 3)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()), lambda _: None):
+        Written.apply(torch.randn(2, 17, 24), s, c, kernel.requires_grad_(), 100.0, vit.layout)
+    assert sorted(kept) == sorted([s.numel(), c.numel(), kernel.numel()])
 
 
 def test_blocks_that_change_shape_themselves_are_not_read():

@@ -15,12 +15,15 @@ from conftest import tiny_backbone
 from torch.utils.data import TensorDataset
 
 import sidetune
+from sidetune.contract import disturb
 from sidetune.data import Samples
 from sidetune.errors import DataError, Interrupted, NonFiniteLoss, NoSpace, RunExists
+from sidetune.methods import METHODS
 from sidetune.train import checkpoint
 from sidetune.train.loop import Silent
 from sidetune.train.optimizer import make_optimizer
 from sidetune.train.recipe import Recipe
+from sidetune.train.step import backward
 
 QUICK = Recipe(epochs=3, batch_size=8, precision="fp32", lr=5e-3)
 
@@ -58,18 +61,18 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(vit, sampl
 def test_training_from_kept_features_is_training_on_the_fly(vit, samples, method):
     kept, done = trained(vit, samples, method=method)
     flying, done_flying = trained(vit, samples, Recipe(**{**vars(QUICK), "features": "off"}), method=method)
-    assert done.features_in_memory and not done_flying.features_in_memory
+    assert done.features_kept and not done_flying.features_kept
     assert [e.loss for e in done.history] == pytest.approx([e.loss for e in done_flying.history], rel=1e-5)
     images = torch.randn(4, 3, 32, 32)
     assert torch.allclose(kept(images), flying(images), rtol=1e-4, atol=1e-5)
 
 
 def test_features_that_change_or_do_not_fit_are_not_kept(vit, samples):
-    assert not trained(vit, samples, transform="photo")[1].features_in_memory
-    assert not trained(vit, samples, Recipe(epochs=1, features_limit=1000))[1].features_in_memory
-    with pytest.raises(ValueError, match="needs images that stay the same"):
+    assert not trained(vit, samples, transform="photo")[1].features_kept
+    assert not trained(vit, samples, Recipe(epochs=1, features_limit=1000))[1].features_kept
+    with pytest.raises(ValueError, match="their features change from epoch to epoch"):
         trained(vit, samples, Recipe(features="memory"), transform="photo")
-    with pytest.raises(ValueError, match="trains the whole backbone"):
+    with pytest.raises(ValueError, match="no block of this model is frozen"):
         trained(vit, samples, Recipe(features="memory"), method="full")
 
 
@@ -112,7 +115,7 @@ def test_any_torch_data_set_will_do(vit):
     data = TensorDataset(torch.randn(20, 3, 32, 32), torch.arange(20) % 3)
     model = sidetune.adapt(vit, "dtl", num_classes=3)
     done = sidetune.fit(model, data, recipe=QUICK)
-    assert len(done.history) == 3 and not done.features_in_memory
+    assert len(done.history) == 3 and not done.features_kept
     assert sidetune.evaluate(model, data).num_images == 20
 
 
@@ -128,7 +131,7 @@ def test_a_torch_data_set_of_pictures_gets_the_models_transform(vit, samples):
 
     from_samples, _ = trained(vit, samples)
     from_pictures, done = trained(vit, Pictures())
-    assert same(from_samples, from_pictures) and done.features_in_memory
+    assert same(from_samples, from_pictures) and done.features_kept
 
 
 def test_a_stream_without_a_length_is_refused(vit):
@@ -270,3 +273,57 @@ def test_two_processes_train_together_as_one_would(vit, samples, tmp_path):
     one, _ = trained(vit, samples, Recipe(epochs=2, batch_size=8, precision="fp32"))
     for name, value in one.trained().items():
         assert torch.allclose(two.trained()[name], value, rtol=1e-3, atol=1e-5), name
+
+
+@pytest.mark.parametrize("method", ["dtl+", "lora", "full"])
+@pytest.mark.parametrize("choices", [{"micro_batch": 3}, {"checkpoint": True}, {"micro_batch": 1, "checkpoint": True}])
+def test_saving_memory_leaves_the_gradient_of_the_whole_batch(backbone, method, choices):
+    if METHODS[method].refuses(backbone.family) or (method == "full" and backbone.family in ("resnet", "efficientnet")):
+        pytest.skip("nothing to compare")
+    images, labels = torch.randn(7, 3, *backbone.card.image_size), torch.arange(7) % 3
+
+    def gradients(micro_batch=None, checkpoint=False):
+        model = sidetune.adapt(backbone, method, num_classes=3)
+        disturb(model)
+        model.train()
+        model.suffix.set_drop_path(0)  # timm's Swin drops by itself
+        model.suffix.checkpoint = checkpoint
+        loss = backward(model, images, labels, micro_batch=micro_batch)
+        return loss, {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+    torch.manual_seed(0)
+    loss, whole = gradients()
+    torch.manual_seed(0)
+    again, saved = gradients(**choices)
+    assert again.item() == pytest.approx(loss.item(), rel=1e-6)
+    largest = max(g.abs().max() for g in whole.values())
+    for name, gradient in whole.items():
+        assert (gradient - saved[name]).abs().max() <= 1e-6 * largest, name
+
+
+def test_blocks_that_gather_statistics_are_not_run_twice():
+    model = sidetune.adapt(tiny_backbone("resnet"), "full", num_classes=3)
+    model.train()
+    model.suffix.checkpoint = True
+    backward(model, torch.randn(4, 3, 32, 32), torch.arange(4) % 3)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert {int(m.num_batches_tracked) for m in norms} == {1}
+
+
+@pytest.mark.parametrize("kind", ["vit", "swin", "resnet"])
+def test_frozen_weights_are_held_once_and_shared(kind):
+    backbone = tiny_backbone(kind)
+    first, second, plain = (sidetune.adapt(backbone, name, num_classes=3) for name in ("dtl+", "bitfit", "linear"))
+    images = torch.randn(2, 3, *backbone.card.image_size)
+    before = plain(images)
+    for model in (first, second):
+        model.hold(torch.bfloat16)
+    held = dict(first.prefix.named_parameters())
+    matrices = [p for p in held.values() if p.ndim > 1]
+    assert all(p.dtype == torch.bfloat16 for p in matrices)
+    assert {id(p) for p in matrices} <= {id(p) for p in second.parameters()}
+    assert all(p.dtype == torch.float32 for p in first.parameters() if p.requires_grad)
+    assert torch.equal(plain(images), before), "who did not ask for it keeps float32"
+    features = first.features(images)
+    assert all(t.dtype == torch.bfloat16 for t in features.tensors())
+    assert first(images).isfinite().all()

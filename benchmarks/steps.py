@@ -1,0 +1,130 @@
+"""Seconds of a training step and images a second at inference: ours beside PEFT and plain timm, in one process.
+
+ViT-B/16, 224 px, bf16, 100 classes. All contenders take a step in turn, round after round; the ratio of a pair is the
+median over rounds of the ratio within a round, so that a busy machine slows both.
+
+    python benchmarks/steps.py [--batch 16] [--rounds 7]       # writes benchmarks/results/steps-{cpu,cuda}.json
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+from peers import NUM_CLASSES, PEERS, make_step
+from torch import Tensor, nn
+
+import sidetune
+from sidetune.features import Features
+from sidetune.measure.machine import birth_certificate
+from sidetune.train.optimizer import make_optimizer
+from sidetune.train.step import backward
+
+BACKBONE = "vit_base_patch16_224"
+RESULTS = Path(__file__).parent / "results"
+
+
+def our_step(model: sidetune.AdaptedModel, x: Tensor | Features, labels: Tensor, **saving: int) -> Callable[[], None]:
+    optimizer = make_optimizer(model, sidetune.Recipe(), 1e-3)
+    model.train()
+
+    def step() -> None:
+        backward(model, x, labels, **saving)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def training(images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
+    """What takes a step, by name."""
+    device = images.device
+    backbone = sidetune.open_backbone(timm.create_model(BACKBONE, num_classes=0))
+
+    def ours(method: str) -> sidetune.AdaptedModel:
+        return sidetune.adapt(backbone, method, num_classes=NUM_CLASSES).hold(torch.bfloat16, device)
+
+    frugal = ours("dtl+")
+    frugal.suffix.checkpoint = True
+    kept = {name: ours(name) for name in ("dtl", "dtl+")}
+    steps = {
+        "peft lora": make_step(PEERS["peft lora"](BACKBONE).to(device), images, labels),
+        "peft lora, checkpointed": make_step(PEERS["peft lora, checkpointed"](BACKBONE).to(device), images, labels),
+        "lora": our_step(ours("lora"), images, labels),
+        "dtl": our_step(ours("dtl"), images, labels),
+        "dtl+": our_step(ours("dtl+"), images, labels),
+        "dtl+, frugal": our_step(frugal, images, labels, micro_batch=8),
+    }
+    for name, model in kept.items():
+        steps[f"{name}, kept features"] = our_step(model, model.features(images), labels)
+    return steps
+
+
+def inference(images: Tensor) -> dict[str, Callable[[], None]]:
+    backbone = sidetune.open_backbone(timm.create_model(BACKBONE, num_classes=0))
+    plain: nn.Module = timm.create_model(BACKBONE, num_classes=NUM_CLASSES).to(images.device, torch.bfloat16).eval()
+    models: dict[str, tuple[nn.Module, Tensor]] = {"plain": (plain, images.bfloat16())}
+    for name in ("dtl", "dtl+", "lora"):
+        adapted = sidetune.adapt(backbone, name, num_classes=NUM_CLASSES).hold(torch.bfloat16, images.device)
+        models[name] = (adapted, images)
+    merged = sidetune.adapt(backbone, "lora", num_classes=NUM_CLASSES)
+    whole = merged.merge(copy.deepcopy(timm.create_model(BACKBONE, num_classes=NUM_CLASSES)))
+    models["lora, merged"] = (whole.to(images.device, torch.bfloat16).eval(), images.bfloat16())
+
+    def runner(model: nn.Module, x: Tensor) -> Callable[[], None]:
+        def run() -> None:
+            with torch.inference_mode():
+                model(x)
+
+        return run
+
+    return {name: runner(*both) for name, both in models.items()}
+
+
+def race(steps: dict[str, Callable[[], None]], rounds: int, against: str, device: torch.device) -> dict[str, object]:
+    """Median seconds by name, and ratios to `against` within rounds."""
+
+    def timed(step: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    for step in steps.values():
+        timed(step)
+        timed(step)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            seconds[name].append(timed(step))
+    ratios = {n: statistics.median(a / b for a, b in zip(s, seconds[against], strict=True)) for n, s in seconds.items()}
+    for name, values in seconds.items():
+        print(f"{name:28}{statistics.median(values):8.3f} s   {ratios[name]:.3f} of {against}", flush=True)
+    return {"against": against, "seconds": seconds, "ratios": ratios}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = torch.randn(options.batch, 3, 224, 224, device=device)
+    labels = torch.arange(options.batch, device=device)
+    result: dict[str, object] = {"kind": "steps", "backbone": BACKBONE, "batch_size": options.batch}
+    result["training"] = race(training(images, labels), options.rounds, "peft lora", device)
+    for batch in (1, 4, 16):
+        result[f"inference, batch {batch}"] = race(inference(images[:batch]), 3 * options.rounds, "plain", device)
+    path = RESULTS / f"steps-{device.type}.json"
+    path.write_text(json.dumps({**result, **birth_certificate()}, indent=1) + "\n")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

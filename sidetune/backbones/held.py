@@ -1,0 +1,63 @@
+"""Frozen weights, held once in the type they compute in; models of one backbone go on sharing them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary, WeakTensorKeyDictionary
+
+_copies: WeakIdKeyDictionary = WeakTensorKeyDictionary()
+"""By original: its copies of other types and on other devices that are in use."""
+
+
+def hold(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a module to a device, and what is frozen in it to a floating-point type.
+
+    Frozen tensors are replaced, not changed: whoever else holds the original keeps it, and it is gone when nobody does.
+    Trained parameters keep their type, and with them the vectors of the same layer (a norm computes in one type);
+    BatchNorms, whose statistics need it, keep theirs.
+    """
+    for part in module.modules():
+        trains = any(p.requires_grad for p in part.parameters(recurse=False))
+        for tensors in (part._parameters, part._buffers):
+            for name, t in tensors.items():
+                if t is None:
+                    continue
+                if t.requires_grad and t.device == device:
+                    continue
+                if t.requires_grad:
+                    t.data = t.data.to(device)
+                else:
+                    keeps = isinstance(part, _BatchNorm) or (trains and t.ndim <= 1)
+                    changes = t.is_floating_point() and not keeps
+                    tensors[name] = copy_of(t, device, dtype if changes else t.dtype)  # type: ignore[assignment]
+
+
+def copy_of(t: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The tensor itself if it is so already, else the one copy of it that is."""
+    if t.device == device and t.dtype == dtype:
+        return t
+    copies = _copies.setdefault(t, {})
+    copy: Tensor | None = copies[device, dtype]() if (device, dtype) in copies else None
+    if copy is None:
+        copy = t.detach().to(device, dtype)
+        copy = nn.Parameter(copy, requires_grad=False) if isinstance(t, nn.Parameter) else copy
+        copies[device, dtype] = TensorWeakRef(copy)
+    return copy
+
+
+def is_low(dtype: torch.dtype) -> bool:
+    return dtype in (torch.bfloat16, torch.float16)
+
+
+def natively(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """For modules that are frozen and held in a low type: they compute in it throughout, norms and sums included."""
+    return torch.autocast(device.type, enabled=False) if is_low(dtype) else nullcontext()
+
+
+def by_autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """For modules with trained parameters; in full precision it leaves the caller's own autocast alone."""
+    return torch.autocast(device.type, dtype) if is_low(dtype) else nullcontext()

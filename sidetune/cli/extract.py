@@ -1,0 +1,80 @@
+"""`sidetune extract`: the frozen half's features of a data set, on disk ahead of training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sidetune.cli.options import JSON, Backbone, Set, SkipBad
+
+
+def extract_command(
+    data: Annotated[str, typer.Argument(help="Image folder, or a data set's name, as `sidetune fit` takes it.")],
+    store: Annotated[Path, typer.Option(help="Folder that stores are kept in.")],
+    backbone: Backbone = "vit_base_patch16_224.augreg_in21k",
+    methods: Annotated[str, typer.Option(help="Whose features; names with commas between share one pass.")] = "dtl+",
+    views: Annotated[int, typer.Option(help="Random views of each training image; 0 for transform=vtab.", min=0)] = 0,
+    settings: Set = [],  # noqa: B006
+    skip_bad: SkipBad = False,
+    as_json: JSON = False,
+) -> None:
+    """Compute features once; `sidetune fit --store` then trains from them without running the frozen half."""
+    import torch
+    from torch import Tensor
+
+    from sidetune.backbones import open_backbone
+    from sidetune.backbones.prefix import Prefix
+    from sidetune.cli.choices import Setup, changed, parse
+    from sidetune.cli.data import read_checked
+    from sidetune.cli.progress import ERR, progress
+    from sidetune.features import Features
+    from sidetune.methods import find_method
+    from sidetune.model import adapt
+    from sidetune.store import FeatureStore
+    from sidetune.train.batches import as_dataset
+    from sidetune.train.kept import keep
+    from sidetune.train.precision import TYPES, resolve
+    from sidetune.train.recipe import Recipe
+
+    choices = parse(settings)
+    setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
+    recipe = replace(recipe, views=views)
+    with progress() as report:
+        splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
+        opened = open_backbone(backbone, image_size=setup.image_size, architecture=setup.architecture)
+        names, classes = methods.split(","), splits.train.classes
+        chosen = [changed(find_method(name), choices.method) for name in names]
+        models = [adapt(opened, method, classes=classes, transform=setup.transform) for method in chosen]
+        if unfrozen := [name for name, model in zip(names, models, strict=True) if model.prefix is None]:
+            raise ValueError(f"no block is frozen under {', '.join(unfrozen)}, so there are no features to store")
+        need = reduce(or_, (model.need for model in models))
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        prefix = Prefix(opened, need.last_block(opened.num_blocks), need.pooled)
+        prefix.hold(device, TYPES[resolve(recipe.precision, device)])
+
+        def compute(images: Tensor) -> Features:
+            return prefix(images.to(device), need)
+
+        per_image = sum(t.nbytes for t in compute(torch.zeros(1, 3, *opened.card.image_size)).tensors())
+        items = sum(len(s) * (max(views, 1) if p == "train" else 1) for p, s in splits.parts().items())
+        size = f"about {per_image * items / 2**30:,.2f} GiB" if recipe.codec == "same" else "less than uncoded"
+        ERR.print(f"{items:,} views of images, {per_image / 2**20:.3f} MiB each as computed; {size}")
+        folders = {}
+        for part, samples in splits.parts().items():
+            dataset = as_dataset(samples, models[0], training=part == "train")
+            kept = keep(models[0], dataset, recipe, compute, report.features, store=store, need=need)
+            assert isinstance(kept, FeatureStore)
+            folders[part] = kept.folder
+    written = {part: sum(f.stat().st_size for f in folder.iterdir()) for part, folder in folders.items()}
+    if as_json:
+        print(json.dumps({part: {"folder": str(folders[part]), "bytes": written[part]} for part in folders}))
+        return
+    for part, folder in folders.items():
+        print(f"{part}: {written[part] / 2**20:,.1f} MiB in {folder}")
+    print(f"train from them: sidetune fit {data} --store {store}")

@@ -1,0 +1,211 @@
+"""What a training run will take, found without running it: the same step, on tensors without values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from sidetune.backbones.structure import rebuild
+from sidetune.errors import OverBudget
+from sidetune.features import Features
+from sidetune.measure.memory import Memory, training_memory
+from sidetune.measure.parameters import Parameters, count
+from sidetune.model import AdaptedModel
+from sidetune.train.precision import TYPES, resolve
+from sidetune.train.recipe import Precision, Recipe
+from sidetune.train.step import can_be_cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operations:
+    """Multiply-adds of one image, in the matrix products and convolutions."""
+
+    prefix: int
+    suffix: int
+    backward: int
+
+    @property
+    def on_the_fly(self) -> int:
+        return self.prefix + self.suffix + self.backward
+
+    @property
+    def from_features(self) -> int:
+        """Of a step whose features are kept."""
+        return self.suffix + self.backward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    backbone: str
+    method: str
+    image_size: tuple[int, int]
+    precision: str
+    batch_size: int
+    micro_batch: int | None
+    checkpoint: bool
+    parameters: Parameters
+    num_blocks: int
+    frozen_depth: int
+    memory: Memory
+    features_bytes: int
+    """Of one image, in memory or in a store."""
+    operations: Operations
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "peak_bytes": self.memory.peak}
+
+
+def plan(model: AdaptedModel, recipe: Recipe | None = None) -> Plan:
+    """The plan of a training run; nothing is computed and the model may be on the meta device.
+
+    Types are those of `recipe.precision`; `auto` means what it does on this machine.
+    """
+    recipe = recipe or Recipe()
+    precision = precision_here(recipe)
+    with without_values(model, TYPES[precision]) as fake:
+        images = torch.empty(1, 3, *model.card.image_size)
+        return Plan(
+            backbone=model.card.name or model.card.architecture,
+            method=type(model.method).__name__,
+            image_size=model.card.image_size,
+            precision=precision,
+            batch_size=recipe.batch_size,
+            micro_batch=recipe.micro_batch,
+            checkpoint=recipe.checkpoint,
+            parameters=count(model),
+            num_blocks=model.num_blocks,
+            frozen_depth=model.frozen_depth,
+            memory=memory_of(fake, recipe),
+            features_bytes=features_bytes(fake, images),
+            operations=operations(fake, images),
+        )
+
+
+def precision_here(recipe: Recipe) -> Precision:
+    return resolve(recipe.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@contextmanager
+def without_values(model: AdaptedModel, dtype: torch.dtype) -> Iterator[AdaptedModel]:
+    """A copy of the model whose tensors have shapes and types but no values, for computing on a pretended CPU."""
+
+    def empty(_: str, t: Tensor) -> Tensor:
+        bare = torch.empty(t.shape, dtype=torch.float32 if t.is_floating_point() else t.dtype)
+        return nn.Parameter(bare, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else bare
+
+    with FakeTensorMode(), torch.device("cpu"):
+        yield rebuild(model, empty).hold(dtype, "cpu")
+
+
+def memory_of(fake: AdaptedModel, recipe: Recipe) -> Memory:
+    """Two pieces of a batch stand for all: from the second on each finds the same alive."""
+    size = recipe.micro_batch or recipe.batch_size
+    num_images = min(recipe.batch_size, 2 * size)
+    images = torch.empty(num_images, 3, *fake.card.image_size)
+    labels = torch.zeros(num_images, dtype=torch.long)
+    memory = training_memory(fake, images, labels, recipe)
+    return replace(memory, batch=memory.batch * recipe.batch_size // num_images)
+
+
+def features_bytes(fake: AdaptedModel, images: Tensor) -> int:
+    features = fake.features(images)
+    return sum(t.nbytes for t in features.tensors()) if isinstance(features, Features) else 0
+
+
+def convolution_backward_flops(grad: Any, x: Any, weight: Any, *rest: Any, **_: Any) -> int:
+    """Each of the two gradients takes what the convolution itself did; PyTorch's count forgets the groups."""
+    per_gradient = 2 * grad[0] * math.prod(grad[2:]) * math.prod(weight)
+    return per_gradient * sum(rest[-1][:2])
+
+
+def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def attention_backward_flops(grad: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(grad, query, key, value))
+
+
+FLOPS: dict[Any, Any] = {
+    torch.ops.aten.convolution_backward: convolution_backward_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flops,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_backward_flops,
+}
+"""Operations that PyTorch's counter does not know, or counts wrong."""
+
+
+def operations(fake: AdaptedModel, images: Tensor) -> Operations:
+    def counted() -> FlopCounterMode:
+        return FlopCounterMode(display=False, custom_mapping=FLOPS)
+
+    fake.eval()  # BatchNorms that train want more than one image
+    with counted() as prefix:
+        features = fake.features(images)
+    with counted() as suffix:
+        loss = fake.task.loss(fake(features), torch.zeros(1, dtype=torch.long))
+    with counted() as backward:
+        loss.backward()
+    fake.zero_grad()
+    flops = (c.get_total_flops() // 2 for c in (prefix, suffix, backward))
+    return Operations(**dict(zip(("prefix", "suffix", "backward"), flops, strict=True)))
+
+
+def fit_budget(model: AdaptedModel, recipe: Recipe, budget: int) -> tuple[Recipe, Memory]:
+    """The recipe, changed as little as it takes for a training step to stay within `budget` bytes, and its memory.
+
+    Tried in the order of what they cost in time: smaller pieces of the batch, then computing blocks again. Raises
+    OverBudget, naming the smallest need, if none fits.
+    """
+    precision = precision_here(recipe)
+    smallest = math.inf
+    with without_values(model, TYPES[precision]) as fake:
+        for choice in cheapest_first(fake, recipe):
+            memory = memory_of(fake, choice)
+            if memory.peak <= budget:
+                return choice, memory
+            smallest = min(smallest, memory.peak)
+    raise OverBudget(
+        f"a training step does not fit {budget / 2**20:,.0f} MiB: the least that this model takes is "
+        f"{smallest / 2**20:,.0f} MiB, with micro_batch=1 and checkpoint. A smaller backbone, a smaller image_size or "
+        f"a method with a larger frozen depth takes less"
+    )
+
+
+def cheapest_first(model: AdaptedModel, recipe: Recipe) -> Iterator[Recipe]:
+    """A recipe, and others that give the same gradient with less memory."""
+    whole = recipe.micro_batch or recipe.batch_size
+    sizes = [whole] + [s for s in (64, 32, 16, 8, 4, 2, 1) if s < whole]
+    if not can_be_cut(model):
+        sizes = [whole]
+    large, small = [s for s in sizes if s >= 8 or s == whole], [s for s in sizes if s < 8 and s != whole]
+    order = [(s, c) for part in (large, small) for c in (False, True) for s in part]
+    for size, checkpoint in order:
+        if checkpoint or not recipe.checkpoint:
+            yield replace(recipe, micro_batch=size if size < recipe.batch_size else None, checkpoint=checkpoint)
+
+
+def largest_batch(model: AdaptedModel, recipe: Recipe, budget: int) -> int:
+    """The largest batch whose step stays within `budget` bytes, saving memory as `recipe` does; 0 if there is none.
+
+    Memory grows by the same for every image, so two plans tell, and a third makes sure.
+    """
+    precision = precision_here(recipe)
+    with without_values(model, TYPES[precision]) as fake:
+
+        def peak(batch_size: int) -> int:
+            return memory_of(fake, replace(recipe, batch_size=batch_size)).peak
+
+        small, large = 8, 32
+        slope = (peak(large) - peak(small)) / (large - small)
+        best = int((budget - peak(large)) // slope) + large
+        while best > 0 and peak(best) > budget:
+            best -= max(best // 100, 1)
+        return max(best, 0)

@@ -1,0 +1,243 @@
+"""Features of a data set on disk: computed once, memory-mapped afterwards.
+
+A store is a folder of shards, each a safetensors file with the features of some images in a row and a checksum of
+them. A shard is whole or not there, so a stopped extraction goes on where it was and several processes may fill one
+store at once. The folder's name is a digest of everything that decides the features: whoever asks for others gets
+another folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from sidetune.atomic import remove_stale, replacing, write_text
+from sidetune.errors import NoSpace
+from sidetune.features import Features, Need, join
+from sidetune.store.codec import Codec, decode, encode
+
+Compute = Callable[[Tensor], Features]
+SHARD_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Everything that decides what stands in a store."""
+
+    weights: str
+    """Digest of the backbone's weights."""
+    image_size: tuple[int, int]
+    preprocessing: str
+    images: str
+    """Digest of the images, in order."""
+    need: Need
+    dtype: str
+    """Type the features were computed in."""
+    codec: Codec
+    num_images: int
+    views: int
+    """Randomly augmented views of each image; 0 for the one that evaluation sees."""
+    seed: int
+    """Of the views."""
+
+    def described(self) -> dict[str, object]:
+        need = {name: sorted(taken) for name, taken in asdict(self.need).items()}
+        return {**asdict(self), "need": need, "format": 1}
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps(self.described(), sort_keys=True).encode()).hexdigest()[:24]
+
+    @property
+    def num_items(self) -> int:
+        return self.num_images * max(self.views, 1)
+
+
+class FeatureStore(Dataset[tuple[Features, Tensor]]):
+    """(features, label) of every image, read from whole shards. Item v * num_images + i is view v of image i."""
+
+    is_random = False
+
+    def __init__(
+        self, folder: Path, origin: Origin, per_shard: int, need: Need, labels: Tensor, classes: tuple[str, ...]
+    ) -> None:
+        self.folder, self.origin, self.per_shard, self.need = folder, origin, per_shard, need
+        self.labels, self.classes = labels, classes
+        self.num_views = max(origin.views, 1)
+        self._shards: dict[int, dict[str, Tensor]] = {}
+        self._dtype: torch.dtype = getattr(torch, origin.dtype)
+
+    def __len__(self) -> int:
+        return self.origin.num_images
+
+    def __getitem__(self, index: int) -> tuple[Features, Tensor]:
+        features, label = self.__getitems__([index])
+        return features.map(lambda t: t[0]), label[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Features, Tensor]:
+        """A whole batch at once, copied out of the mapped files."""
+        rows: dict[int, list[tuple[int, int]]] = {}
+        for position, index in enumerate(indices):
+            rows.setdefault(index // self.per_shard, []).append((position, index % self.per_shard))
+        out: dict[str, Tensor] = {}
+        for number, places in rows.items():
+            to, of = (torch.tensor(side) for side in zip(*places, strict=True))
+            for name, tensor in self.shard(number).items():
+                if name not in out:
+                    out[name] = tensor.new_empty((len(indices), *tensor.shape[1:]))
+                out[name][to] = tensor[of]
+        return from_named(out, self._dtype), self.labels[torch.tensor(indices) % len(self)]
+
+    def shard(self, number: int) -> dict[str, Tensor]:
+        if number not in self._shards:
+            with safe_open(shard_path(self.folder, number), framework="pt") as file:
+                wanted = [n for n in file.keys() if n.removesuffix(".scale") in self.need.names()]
+                self._shards[number] = {name: file.get_tensor(name) for name in wanted}
+        return self._shards[number]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_shards": {}}  # a worker maps the files itself
+
+
+def fill(
+    root: Path,
+    origin: Origin,
+    images: Dataset[tuple[Tensor, int]],
+    labels: Tensor,
+    classes: tuple[str, ...],
+    compute: Compute,
+    *,
+    channel_axis: int = -1,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    share: float = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> FeatureStore:
+    """The store of these images under `root`; what is missing or damaged in it is computed first.
+
+    `images` holds an item for every view of every image, view by view. A finished store that holds these features among
+    others serves as well. Several processes that begin at different shares (0..1) of it split the work. Raises NoSpace
+    before anything is written if the disk cannot hold the rest.
+    """
+    if (found := wider(root, origin)) is not None:
+        return FeatureStore(*found, origin.need, labels, classes)
+    folder = root / origin.key
+    per_item = item_bytes(images[0][0], compute, origin.codec, channel_axis)
+    per_shard = max(SHARD_BYTES // per_item, 1)
+    num_shards = -(-origin.num_items // per_shard)
+    remove_stale(folder, "shard-*")
+    missing = [n for n in range(num_shards) if not is_whole(shard_path(folder, n))]
+    foresee_space(root, per_item * sum(len(items_of(n, per_shard, origin)) for n in missing))
+    write_text(folder / "store.json", json.dumps({**origin.described(), "per_shard": per_shard}, indent=1))
+    done = num_shards - len(missing)
+    for number in sorted(missing, key=lambda n: (n - int(share * num_shards)) % num_shards):
+        path = shard_path(folder, number)
+        if not path.exists() or not is_whole(path):  # another process may have been here
+            items = items_of(number, per_shard, origin)
+            write_shard(
+                path, features_of(Subset(images, items), compute, batch_size, num_workers), origin, channel_axis
+            )
+        done += 1
+        if progress:
+            progress(min(done * per_shard, origin.num_items), origin.num_items)
+    return FeatureStore(folder, origin, per_shard, origin.need, labels, classes)
+
+
+def wider(root: Path, origin: Origin) -> tuple[Path, Origin, int] | None:
+    """A finished store under `root` that holds these features among others: its folder, origin and images a shard."""
+    for path in root.glob("*/store.json"):
+        try:
+            told = json.loads(path.read_text())
+            need = Need(**{name: frozenset(taken) for name, taken in told["need"].items()})
+            per_shard = int(told["per_shard"])
+        except (ValueError, TypeError, KeyError):
+            continue
+        candidate = replace(origin, need=need)
+        if origin.need == need or origin.need | need != need or path.parent.name != candidate.key:
+            continue
+        if all(is_whole(shard_path(path.parent, n)) for n in range(-(-origin.num_items // per_shard))):
+            return path.parent, candidate, per_shard
+    return None
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05}.safetensors"
+
+
+def items_of(number: int, per_shard: int, origin: Origin) -> range:
+    return range(number * per_shard, min((number + 1) * per_shard, origin.num_items))
+
+
+def features_of(images: Dataset[tuple[Tensor, int]], compute: Compute, batch_size: int, num_workers: int) -> Features:
+    batches = DataLoader(images, batch_size=batch_size, num_workers=num_workers)
+    return join([compute(batch).to("cpu") for batch, _ in batches], torch.cat)
+
+
+def write_shard(path: Path, features: Features, origin: Origin, channel_axis: int) -> None:
+    tensors = {
+        name + suffix: part.contiguous()
+        for name, t in features.named()
+        for suffix, part in encode(t, origin.codec, channel_axis if t.ndim > 2 else -1).items()
+    }
+    with replacing(path, sum(t.nbytes for t in tensors.values())) as beside:
+        save_file(tensors, beside, metadata={"crc32": checksum(tensors)})
+
+
+def checksum(tensors: dict[str, Tensor]) -> str:
+    crc = 0
+    for name in sorted(tensors):
+        data = memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        crc = zlib.crc32(data, zlib.crc32(name.encode(), crc))
+    return f"{crc:08x}"
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a shard is there and holds what was written."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return bool(checksum(tensors) == (file.metadata() or {}).get("crc32"))
+    except (OSError, SafetensorError):
+        return False
+
+
+def item_bytes(image: Tensor, compute: Compute, codec: Codec, channel_axis: int) -> int:
+    """Bytes of one image's features as they are written."""
+    named = compute(image.unsqueeze(0)).named()
+    parts = (p for _, t in named for p in encode(t, codec, channel_axis if t.ndim > 2 else -1).values())
+    return sum(p.nbytes for p in parts)
+
+
+def foresee_space(root: Path, num_bytes: int) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    if num_bytes > (free := shutil.disk_usage(root).free):
+        raise NoSpace(
+            f"the features need {num_bytes / 2**30:,.2f} GiB in {root}, but its disk has {free / 2**30:,.2f} GiB left; "
+            f"a store elsewhere, codec=int8 or fewer views take less"
+        )
+
+
+def from_named(parts: dict[str, Tensor], dtype: torch.dtype) -> Features:
+    """Features from the tensors of shards."""
+    found: dict[str, dict[str, Tensor]] = {"inputs": {}, "outputs": {}, "pooled": {}}
+    for name in parts:
+        if not name.endswith(".scale"):
+            group, _, tap = name.partition(".")
+            both = {"": parts[name], **({".scale": parts[f"{name}.scale"]} if f"{name}.scale" in parts else {})}
+            found[group][tap] = decode(both, dtype)
+    return Features(
+        inputs={int(i): t for i, t in found["inputs"].items()},
+        outputs={int(i): t for i, t in found["outputs"].items()},
+        pooled=found["pooled"],
+    )

@@ -1,0 +1,69 @@
+"""Choosing what a recipe leaves open by short runs, scored on validation images; test images are never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from sidetune.model import AdaptedModel
+from sidetune.train.batches import Data
+from sidetune.train.loop import Report, fit
+from sidetune.train.recipe import Recipe
+
+Choice = Mapping[str, float]
+"""Values by name: `lr`, and fields of the method."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One choice, trained for some epochs."""
+
+    choice: Choice
+    epochs: int
+    val_accuracy: float
+    loss: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Better is larger: accuracy, then a lower training loss."""
+        return self.val_accuracy, -self.loss
+
+
+class SearchReport(Report, Protocol):
+    def trial(self, trial: Trial) -> None: ...
+
+
+def search(
+    make: Callable[[Choice], AdaptedModel],
+    choices: Sequence[Choice],
+    train: Data,
+    val: Data,
+    recipe: Recipe,
+    report: SearchReport,
+    *,
+    rungs: int = 2,
+) -> tuple[Choice, list[Trial]]:
+    """The best of some choices on `val`, and everything that was tried.
+
+    Successive halving: all choices are trained for a share of the recipe's epochs, the better half for twice as many,
+    and so on for `rungs` rounds, the last of them for half the recipe's epochs. Every training is a whole short run
+    with its own warm-up and cosine, so that rates are compared as they will be used.
+    """
+    trials: list[Trial] = []
+    left = list(choices)
+    for rung in range(rungs):
+        epochs = max(recipe.epochs // 2 ** (rungs - rung), 1)
+        round_ = []
+        for choice in left:
+            short = replace(recipe, epochs=epochs, lr=choice.get("lr", recipe.lr), lr_update="step", cooldown_epochs=0)
+            short = replace(short, warmup_epochs=None, keep="last")
+            done = fit(make(choice), train, val=val, recipe=short, report=report)
+            last = done.history[-1]
+            assert last.val_accuracy is not None
+            round_.append(Trial(choice=choice, epochs=epochs, val_accuracy=last.val_accuracy, loss=last.loss))
+            report.trial(round_[-1])
+        trials += round_
+        round_.sort(key=lambda t: t.rank, reverse=True)
+        left = [t.choice for t in round_[: -(-len(round_) // 2)]]
+    return left[0], trials

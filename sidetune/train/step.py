@@ -1,0 +1,49 @@
+"""Forward and backward of one batch, whole or in pieces; the gradient is that of the whole batch either way."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from sidetune.features import Features
+from sidetune.model import AdaptedModel
+
+
+def backward(
+    model: AdaptedModel,
+    x: Tensor | Features,
+    labels: Tensor,
+    *,
+    micro_batch: int | None = None,
+    scaler: GradScaler | None = None,
+    parallel: nn.Module | None = None,
+) -> Tensor:
+    """Add the gradients of the batch's mean loss to the parameters; returns that loss.
+
+    With `micro_batch`, that many images are in work at once. `parallel` is the model wrapped for several processes,
+    which then exchange gradients once, at the last piece.
+    """
+    runs = parallel or model
+    size = micro_batch or len(labels)
+    total = torch.zeros((), device=labels.device)
+    for start in range(0, len(labels), size):
+        last = start + size >= len(labels)
+        part = slice(start, start + size)
+        with nullcontext() if last or parallel is None else parallel.no_sync():  # type: ignore[operator]
+            loss = model.task.loss(runs(cut(x, part)), labels[part]) * (len(labels[part]) / len(labels))
+            (loss if scaler is None else scaler.scale(loss)).backward()
+        total += loss.detach()
+    return total
+
+
+def cut(x: Tensor | Features, part: slice) -> Tensor | Features:
+    return x[part] if isinstance(x, Tensor) else x.map(lambda t: t[part])
+
+
+def can_be_cut(model: nn.Module) -> bool:
+    """Whether the gradients of a batch's pieces add up to its own: not past BatchNorms that are trained."""
+    return not any(p.requires_grad for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters())
