@@ -74,7 +74,7 @@ def demo() -> str:
             "|---|---:|---:|---:|---:|---:|",
         ]
         for row in c.rows:
-            star = " *" if row.features_in_memory else ""
+            star = " *" if row.features_kept else ""
             lines.append(
                 f"| `{row.method}` | {100 * row.accuracy:.1f} % | {row.parameters.trainable:,} "
                 f"| {row.peak_bytes / 2**20:,.0f} MiB | {row.seconds_per_epoch:.2f}{star} | {len(row.histories[0])} |"

@@ -20,6 +20,7 @@ def fit_command(
         Path | None, typer.Option(help="Folder of the run and the model; runs/DATA-METHOD if not given.")
     ] = None,
     epochs: Epochs = None,
+    lr: Annotated[str | None, typer.Option(help="Learning rate, or auto: tried on validation images.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="All choices of a run of the papers, see `sidetune recipes`.")
     ] = None,
@@ -38,6 +39,7 @@ def fit_command(
     from sidetune.cli.data import read_checked
     from sidetune.cli.plan import parse_bytes, told
     from sidetune.cli.progress import ERR, progress
+    from sidetune.cli.search import searched
     from sidetune.measure.parameters import count
     from sidetune.measure.plan import fit_budget
     from sidetune.methods import find_method
@@ -56,6 +58,11 @@ def fit_command(
     setup = changed(setup, choices.setup)
     chosen_recipe = changed(base_recipe if epochs is None else replace(base_recipe, epochs=epochs), choices.recipe)
     chosen_recipe = replace(chosen_recipe, views=views or chosen_recipe.views)
+    search_lr, search_write = lr == "auto", choices.method.get("first_write") == "auto"
+    if lr is not None and not search_lr:
+        chosen_recipe = changed(chosen_recipe, {"lr": lr})
+    if search_write:
+        del choices.method["first_write"]
     chosen_method = changed(base_method, choices.method)
 
     with progress() as report:
@@ -64,6 +71,17 @@ def fit_command(
         opened = open_backbone(
             backbone, image_size=setup.image_size, architecture=setup.architecture, mean=setup.mean, std=setup.std
         )
+        if search_lr or search_write:
+            chosen_method, chosen_recipe = searched(
+                opened,
+                chosen_method,
+                chosen_recipe,
+                splits,
+                setup.transform,
+                report,
+                lr=search_lr,
+                first_write=search_write,
+            )
         model = adapt(
             opened, chosen_method, classes=splits.train.classes, transform=setup.transform, seed=chosen_recipe.seed
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from sidetune.data import Samples
@@ -19,7 +20,7 @@ COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
 
 def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
     """Accuracy against peak training memory, a panel a data set; the area of a dot grows with trained parameters."""
-    figure = Figure(figsize=(5.2 * len(comparisons), 4.4), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(comparisons), 4.8), layout="constrained")
     for axes, c in zip(figure.subplots(1, len(comparisons), squeeze=False)[0], comparisons, strict=True):
         for i, row in enumerate(c.rows):
             mib, accuracy = row.peak_bytes / 2**20, 100 * row.accuracy
@@ -40,7 +41,11 @@ def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
         axes.set_xlim(left=0, right=1.08 * max(r.peak_bytes for r in c.rows) / 2**20)
         axes.margins(y=0.15)
         tidy(axes)
-        axes.legend(frameon=False, fontsize=8, loc="lower right", title="trained parameters, no head", title_fontsize=8)
+        below = axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+        below.set_title("trained parameters, no head", prop={"size": 8})
+        for handle in below.legend_handles:
+            if isinstance(handle, PathCollection):
+                handle.set_sizes([40])
     figure.savefig(path, dpi=150)
 
 

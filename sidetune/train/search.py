@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from sidetune.errors import NonFiniteLoss
 from sidetune.model import AdaptedModel
 from sidetune.train.batches import Data
 from sidetune.train.loop import Report, fit
@@ -58,11 +60,13 @@ def search(
         for choice in left:
             short = replace(recipe, epochs=epochs, lr=choice.get("lr", recipe.lr), lr_update="step", cooldown_epochs=0)
             short = replace(short, warmup_epochs=None, keep="last")
-            done = fit(make(choice), train, val=val, recipe=short, report=report)
-            last = done.history[-1]
-            assert last.val_accuracy is not None
-            round_.append(Trial(choice=choice, epochs=epochs, val_accuracy=last.val_accuracy, loss=last.loss))
-            report.trial(round_[-1])
+            try:
+                last = fit(make(choice), train, val=val, recipe=short, report=report).history[-1]
+                trial = Trial(choice=choice, epochs=epochs, val_accuracy=last.val_accuracy or 0, loss=last.loss)
+            except NonFiniteLoss:
+                trial = Trial(choice=choice, epochs=epochs, val_accuracy=0, loss=math.inf)
+            round_.append(trial)
+            report.trial(trial)
         trials += round_
         round_.sort(key=lambda t: t.rank, reverse=True)
         left = [t.choice for t in round_[: -(-len(round_) // 2)]]

@@ -219,3 +219,16 @@ def test_views_of_augmented_images_are_kept(run, folder, network):
     run("fit", folder, *network, "--epochs", "2", "--store", "kept", "--views", "2", "--out", "second")
     first, second = ((folder.parent / out / "model.safetensors").read_bytes() for out in ("first", "second"))
     assert first == second
+
+
+def test_what_is_left_open_is_tried_on_validation_images(run, folder, network, capsys):
+    plain = (*network, "--set", "transform=vtab", "--epochs", "4", "--set", "recipe.batch_size=8")
+    result = json.loads(run("fit", folder, *plain, "--lr", "auto", "--set", "method.first_write=auto", "--json"))
+    saved = json.loads((folder.parent / result["out"] / "sidetune.json").read_text())
+    assert saved["recipe"]["lr"] in (2.5e-3, 5e-3, 1e-2, 2e-2) and saved["method"]["first_write"] in (4, 7, 10)
+    shutil.rmtree(folder / "val")  # then a part of the training images stands in
+    run("fit", folder, *plain, "--lr", "auto", "--method", "linear")
+    refused = run("fit", folder, *plain, "--method", "lora", "--set", "method.first_write=auto", fails=True)[1]
+    assert "LoRA has no first_write to choose" in refused
+    run("fit", folder, *plain, "--method", "linear", "--lr", "0.5", "--out", "fixed")
+    assert json.loads((folder.parent / "fixed/sidetune.json").read_text())["recipe"]["lr"] == 0.5

@@ -1,0 +1,83 @@
+"""`--lr auto` and `--set method.first_write=auto`: what the command line tries, and what it says of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+from sidetune.backbones import Backbone
+from sidetune.cli.progress import ERR, Lines
+from sidetune.data import Splits
+from sidetune.data.samples import split_off
+from sidetune.methods import Method
+from sidetune.model import AdaptedModel, adapt
+from sidetune.train.batches import Data
+from sidetune.train.kept import share_features
+from sidetune.train.recipe import Recipe
+from sidetune.train.search import Choice, Trial, search
+
+FACTORS = (0.25, 0.5, 1, 2)
+"""Of the method's own learning rate."""
+SHARE_FOR_VALIDATION = 0.2
+
+
+class Trials:
+    """A report that shows trials rather than their epochs."""
+
+    def __init__(self, report: Lines) -> None:
+        self.features = report.features
+        self.step = report.step
+
+    def epoch(self, *_: object) -> None:
+        pass
+
+    def trial(self, trial: Trial) -> None:
+        ERR.print(f"tried {told(trial.choice)} for {trial.epochs} epochs: val {100 * trial.val_accuracy:.1f} %")
+
+
+def told(choice: Choice) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in choice.items())
+
+
+def searched(
+    opened: Backbone,
+    method: Method,
+    recipe: Recipe,
+    splits: Splits,
+    transform: str,
+    report: Lines,
+    *,
+    lr: bool,
+    first_write: bool,
+) -> tuple[Method, Recipe]:
+    """The method and recipe with what was left open chosen on validation images.
+
+    Without any, a fifth of the training images stands in for them; the run itself then trains on all.
+    """
+    val, train = splits.val, splits.train
+    if val is None:
+        train, val = split_off(train, SHARE_FOR_VALIDATION, recipe.seed)
+    axes: dict[str, list[float]] = {}
+    if lr:
+        axes["lr"] = [method.lr * factor for factor in FACTORS]
+    if first_write:
+        if not hasattr(method, "first_write"):
+            raise ValueError(f"{type(method).__name__} has no first_write to choose")
+        n = opened.num_blocks
+        axes["first_write"] = sorted({n // 4 + 1, n // 2 + 1, 3 * n // 4 + 1})
+    choices: list[Choice] = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+
+    def make(choice: Choice) -> AdaptedModel:
+        chosen = replace(method, **{name: value for name, value in choice.items() if name != "lr"})  # type: ignore[arg-type]
+        return adapt(opened, chosen, classes=train.classes, transform=transform, seed=recipe.seed)
+
+    quick = replace(recipe, views=0)
+    parts = {"train": train, "val": val}
+    data: dict[str, Data] = {
+        **parts,
+        **share_features(parts, opened, [make(c) for c in choices], quick, report.features),
+    }
+    best, trials = search(make, choices, data["train"], data["val"], quick, Trials(report))
+    ERR.print(f"chosen {told(best)} after {len(trials)} short runs on {len(val):,} validation images")
+    kept = {name: value for name, value in best.items() if name != "lr"}
+    return replace(method, **kept), replace(recipe, lr=best.get("lr", recipe.lr))  # type: ignore[arg-type]

@@ -1,0 +1,46 @@
+"""Short runs that choose what a recipe leaves open."""
+
+import pytest
+import torch
+
+import sidetune
+from sidetune.train.loop import Silent
+from sidetune.train.recipe import Recipe
+from sidetune.train.search import search
+
+
+class Heard(Silent):
+    def __init__(self):
+        self.trials = []
+
+    def trial(self, trial):
+        self.trials.append(trial)
+
+
+def test_the_better_half_is_trained_on_and_the_best_wins(vit, samples):
+    heard, rates = Heard(), [1e-9, 1e-8, 1e-7, 3e-2]
+
+    def make(choice):
+        return sidetune.adapt(vit, "dtl", classes=samples.classes, transform="vtab")
+
+    choices = [{"lr": lr} for lr in rates]
+    train, val = samples.subset(range(0, len(samples), 2)), samples.subset(range(1, len(samples), 2))
+    best, trials = search(make, choices, train, val, Recipe(epochs=8, batch_size=4, precision="fp32"), heard)
+    assert best == {"lr": 3e-2}
+    assert [t.epochs for t in trials] == [2, 2, 2, 2, 4, 4] and heard.trials == trials
+    first, second = trials[:4], trials[4:]
+    assert {t.choice["lr"] for t in second} == {t.choice["lr"] for t in sorted(first, key=lambda t: t.rank)[2:]}
+
+
+def test_a_choice_whose_loss_explodes_loses(vit, samples):
+    def make(choice):
+        model = sidetune.adapt(vit, "linear", classes=samples.classes, transform="vtab")
+        if choice["lr"] > 1:
+            with torch.no_grad():
+                model.head.weight.fill_(torch.inf)
+        return model
+
+    best, trials = search(
+        make, [{"lr": 2.0}, {"lr": 1e-3}], samples, samples, Recipe(epochs=4, batch_size=8, precision="fp32"), Heard()
+    )
+    assert best == {"lr": 1e-3} and trials[0].loss == pytest.approx(torch.inf)
