@@ -18,7 +18,7 @@ from PIL import Image
 from sidetune.backbones import Backbone, open_backbone
 from sidetune.data import Samples
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # `make test` runs two workers
 
 TINY = {
     "vit": ("vit_tiny_patch16_224", {"depth": 4, "embed_dim": 24, "num_heads": 3, "img_size": 32, "patch_size": 8}),

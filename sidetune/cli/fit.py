@@ -37,11 +37,11 @@ def fit_command(
     from sidetune.backbones import open_backbone
     from sidetune.cli.choices import Setup, changed, parse
     from sidetune.cli.data import read_checked
-    from sidetune.cli.plan import parse_bytes, told
+    from sidetune.cli.plan import parse_bytes
     from sidetune.cli.progress import ERR, progress
     from sidetune.cli.search import searched
     from sidetune.measure.parameters import count
-    from sidetune.measure.plan import fit_budget
+    from sidetune.measure.plan import fit_budget, told
     from sidetune.methods import find_method
     from sidetune.model import adapt
     from sidetune.train.evaluate import evaluate
@@ -88,7 +88,8 @@ def fit_command(
         del opened  # methods that train the backbone have copied it
         if memory_budget is not None:
             chosen_recipe, memory = fit_budget(model, chosen_recipe, parse_bytes(memory_budget))
-            ERR.print(f"within {memory_budget}: {told(chosen_recipe)}; {memory.peak / 2**20:,.0f} MiB at the peak")
+            ways = told(chosen_recipe) or "nothing has to be saved"
+            ERR.print(f"within {memory_budget}: {ways}; {memory.peak / 2**20:,.0f} MiB at the peak")
         parameters = count(model)
         ERR.print(
             f"{method} on {model.card.name}, {model.card.image_size[0]} x {model.card.image_size[1]} px: "

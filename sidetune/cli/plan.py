@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import astuple, fields
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -31,7 +31,7 @@ def plan_command(
 
     from sidetune.backbones import open_backbone
     from sidetune.cli.choices import Setup, changed, parse
-    from sidetune.measure.plan import fit_budget, largest_batch, plan
+    from sidetune.measure.plan import fit_budget, largest_batch, plan, told
     from sidetune.methods import find_method
     from sidetune.model import adapt
     from sidetune.train.recipe import Recipe
@@ -54,13 +54,8 @@ def plan_command(
         return
     show(found, method, images)
     if largest is not None:
-        print(f"within {memory_budget}: {told(recipe)}; the largest batch that fits this way is {largest:,}")
-
-
-def told(recipe: Any) -> str:
-    """How a recipe saves memory, in words."""
-    ways = [f"{recipe.micro_batch} images at a time"] if recipe.micro_batch else ["the batch in one piece"]
-    return ", ".join([*ways, *(["blocks computed again for the gradient"] if recipe.checkpoint else [])])
+        ways = told(recipe) or "nothing has to be saved"
+        print(f"within {memory_budget}: {ways}; the largest batch that fits this way is {largest:,}")
 
 
 def show(p: Plan, method: str, images: int) -> None:

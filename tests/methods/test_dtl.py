@@ -128,6 +128,20 @@ def test_the_gradients_of_what_is_written_are_exact(layout, kernel, beta):
     assert torch.autograd.gradcheck(lambda *args: Written.apply(*args, beta, layout), (z, s, c, weight))
 
 
+@pytest.mark.parametrize("kernel", [None, (24, 1, 3, 3), (24, 1, 4, 4)], ids=str)
+def test_the_gradients_are_those_of_plain_pytorch(vit, kernel):
+    def gradients(write):
+        generator = torch.Generator().manual_seed(0)
+        shapes = [(2, 17, 24), (2, 17, 8), (24, 8), *([kernel] if kernel else [])]
+        tensors = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+        out = write(*tensors, *([] if kernel else [None]), 100.0, vit.layout)
+        (out * torch.randn(out.shape, generator=generator)).sum().backward()
+        return [t.grad for t in tensors]
+
+    for own, plain in zip(gradients(Written.apply), gradients(written), strict=True):
+        assert (own - plain).abs().max() <= 1e-6 * plain.abs().max()
+
+
 def test_writing_keeps_nothing_as_wide_as_the_tokens(vit):
     kept = []
     s, c, kernel = torch.randn(2, 17, 4, requires_grad=True), torch.randn(24, 4), torch.randn(24, 1, 3, 3)
