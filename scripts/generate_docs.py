@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -85,6 +86,33 @@ def demo() -> str:
     return text.rstrip() + "\n"
 
 
+def steps() -> str:
+    """Step times and inference, against PEFT's LoRA and plain timm."""
+    result = json.loads((RESULTS / "steps-cpu.json").read_text())
+    lines = ["| training step | seconds | of PEFT's LoRA |", "|---|---:|---:|"]
+    for name, ratio in result["training"]["ratios"].items():
+        lines.append(f"| {name} | {statistics.median(result['training']['seconds'][name]):.2f} | {ratio:.2f} |")
+    batches = [name for name in result if name.startswith("inference")]
+    lines += ["", f"| throughput, of plain timm | {' | '.join(batches)} |", f"|---|{'---:|' * len(batches)}"]
+    for name in result[batches[0]]["ratios"]:
+        ratios = (result[batch]["ratios"][name] for batch in batches)
+        lines.append(f"| {name} | {' | '.join(f'{1 / ratio:.2f}' for ratio in ratios)} |")
+    note = f"{result['cpu']}, torch {result['versions']['torch']}, commit {result['commit']}."
+    return "\n".join([*lines, "", note, ""])
+
+
+def store() -> str:
+    """Extraction against the number of images."""
+    result = json.loads((RESULTS / "store-cpu.json").read_text())
+    lines = ["| images | ms an image | KiB an image | private memory (MiB) |", "|---:|---:|---:|---:|"]
+    for row in result["extraction"]:
+        numbers = f"{row['ms_per_image']:.1f} | {row['bytes_per_image'] / 1024:,.0f} | {row['peak_private_mib']:,.0f}"
+        lines.append(f"| {row['images']:,} | {numbers} |")
+    about = f"{result['backbone']} at {result['pixels']} px; {result['cpu']}, commit {result['commit']}"
+    note = f"An epoch from the store takes {result['store_to_memory']:.2f} of one from memory. {about}."
+    return "\n".join([*lines, "", note, ""])
+
+
 def replaced(text: str, name: str, content: str) -> str:
     """Text with what stands between the markers of `name` replaced."""
     pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
@@ -97,6 +125,7 @@ def main() -> int:
     files = {
         ROOT / "README.md": {"costs": costs(), "demo": demo()},
         ROOT / "docs/methods.md": {"matrix": markdown()},
+        ROOT / "docs/performance.md": {"steps": steps(), "store": store()},
     }
     stale = []
     for path, parts in files.items():

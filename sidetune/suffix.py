@@ -5,8 +5,11 @@ Where it starts follows from what the method touches, and from nothing else.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import save_on_cpu
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -71,6 +74,8 @@ class Suffix(nn.Module):
         self.native: set[nn.Module] = set()
         self.checkpoint = False
         """Whether blocks are computed again for the gradient; then only their inputs are kept."""
+        self.offload = False
+        """Whether taps of the prefix wait for the gradient in host memory."""
         self.train(False)
 
     def hold(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -103,8 +108,9 @@ class Suffix(nn.Module):
             return given.pooled[self.pool_name]
         state = None
         if isinstance(given, Features):
-            for i in self.reads_before:
-                state = self.side.read(i, given.inputs[i], state)
+            with save_on_cpu(pin_memory=given.outputs[self.seam].is_cuda) if self.offload else nullcontext():
+                for i in self.reads_before:
+                    state = self.side.read(i, given.inputs[i], state)
             z = given.outputs[self.seam]
         else:
             assert self.stem is not None

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from sidetune.features import Features
 from sidetune.model import AdaptedModel
 from sidetune.train.optimizer import make_optimizer, optimizer_tensors
 from sidetune.train.recipe import Recipe
@@ -168,22 +169,22 @@ def training_memory(model: AdaptedModel, images: Tensor, labels: Tensor, recipe:
 
 @contextmanager
 def trial(
-    model: AdaptedModel, images: Tensor, labels: Tensor, recipe: Recipe
+    model: AdaptedModel, x: Tensor | Features, labels: Tensor, recipe: Recipe
 ) -> Iterator[tuple[Callable[[], None], optim.Optimizer]]:
-    """A training step to run, and its optimizer; the model is put back afterwards."""
+    """A training step on images or their features to run, and its optimizer; the model is put back afterwards."""
     before = {name: t.cpu().clone() for name, t in model.trained().items()}
-    was_training, was_checkpointing = model.training, model.suffix.checkpoint
+    was_training, was_saving = model.training, (model.suffix.checkpoint, model.suffix.offload)
     optimizer = make_optimizer(model, recipe, recipe.lr or model.method.lr)
 
     def step() -> None:
-        backward(model, images, labels, micro_batch=recipe.micro_batch)
+        backward(model, x, labels, micro_batch=recipe.micro_batch)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     model.train()
-    model.suffix.checkpoint = recipe.checkpoint
-    with torch.random.fork_rng(devices=[images.device] if images.is_cuda else []):
+    model.suffix.checkpoint, model.suffix.offload = recipe.checkpoint, recipe.offload
+    with torch.random.fork_rng(devices=[labels.device] if labels.is_cuda else []):
         yield step, optimizer
     model.load_trained(before)
     model.train(was_training)
-    model.suffix.checkpoint = was_checkpointing
+    model.suffix.checkpoint, model.suffix.offload = was_saving

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 from sidetune.data import Samples
 from sidetune.measure.compare import Comparison
+from sidetune.measure.memory import Memory
 from sidetune.model import AdaptedModel
 
 COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
@@ -51,6 +53,25 @@ def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
 
 def legend(method: str, trainable: int) -> str:
     return f"{method}  {trainable / 1e6:.3f} M" if trainable < 1e6 else f"{method}  {trainable / 1e6:.1f} M"
+
+
+def plot_memory(memories: Mapping[str, Memory], path: Path) -> None:
+    """The peak of a training step as a bar for each method, by what it is made of."""
+    figure = Figure(figsize=(8, 1.2 + 0.42 * len(memories)), layout="constrained")
+    axes = figure.subplots()
+    names, left = list(memories), np.zeros(len(memories))
+    for i, part in enumerate(f.name for f in fields(Memory)):
+        sizes = np.array([getattr(m, part) for m in memories.values()]) / 2**20
+        axes.barh(names, sizes, left=left, color=COLOURS[i], label=part)
+        left += sizes
+    for position, peak in enumerate(left):
+        axes.text(peak, position, f" {peak:,.0f}", va="center", fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(right=1.1 * left.max())
+    axes.set_xlabel("memory of a training step at its peak (MiB)")
+    tidy(axes)
+    figure.legend(frameon=False, fontsize=8, ncols=4, loc="outside lower center")
+    figure.savefig(path, dpi=150)
 
 
 def plot_curves(comparisons: Sequence[Comparison], path: Path) -> None:

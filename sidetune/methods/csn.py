@@ -149,8 +149,12 @@ class Written(torch.autograd.Function):
 
 def convolve_backward(grad: Tensor, maps: Tensor, kernel: Tensor, for_kernel: bool) -> tuple[Tensor, Tensor | None]:
     """Gradients of `convolve` for maps and kernel."""
-    with torch.enable_grad():
-        maps, kernel = maps.detach().requires_grad_(), kernel.detach().requires_grad_(for_kernel)
-        result = convolve(maps, kernel)
-    grads = torch.autograd.grad(result, (maps, kernel) if for_kernel else (maps,), grad)
-    return grads[0], grads[1] if for_kernel else None
+    size, groups = kernel.shape[-1], maps.shape[1] // kernel.shape[1]
+    before, after = (size - 1) // 2, size // 2
+    padding, x = (size // 2, maps) if size % 2 else (0, F.pad(maps, (before, after, before, after)))
+    grad_x, grad_kernel, _ = torch.ops.aten.convolution_backward(
+        grad, x, kernel, None, (1, 1), (padding, padding), (1, 1), False, (0, 0), groups, (True, for_kernel, False)
+    )
+    if size % 2 == 0:
+        grad_x = grad_x[:, :, before:-after, before:-after] if before else grad_x[:, :, :-after, :-after]
+    return grad_x, grad_kernel if for_kernel else None

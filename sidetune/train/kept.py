@@ -90,6 +90,11 @@ def keep(
         return fill_store(model, data, images, recipe, compute, progress, need or model.need, store, share)
     needed = len(sized(images)) * sum(t.nbytes for t in compute(images[0][0].unsqueeze(0)).tensors())
     if recipe.features == "auto" and needed > recipe.features_limit:
+        if isinstance(images, Views):
+            raise ValueError(
+                f"{recipe.views} views need {needed / 2**30:,.1f} GiB, above features_limit; keep them on disk "
+                f"(store=), take fewer views, or none (views=0) to augment anew in every epoch"
+            )
         return data
     num_views = recipe.views if isinstance(images, Views) else 1
     return remember(images, compute, num_views=num_views, num_workers=num_workers(data, recipe), progress=progress)

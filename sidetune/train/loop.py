@@ -109,7 +109,7 @@ def fit(
             "use a smaller batch_size instead"
         )
     model.suffix.set_drop_path(recipe.drop_path)
-    model.suffix.checkpoint = recipe.checkpoint
+    model.suffix.checkpoint, model.suffix.offload = recipe.checkpoint, recipe.offload
     model.hold(TYPES[precision], accelerator.device)
     try:
         kept_in = None if store is None else Path(store)

@@ -32,6 +32,8 @@ class Recipe:
     """Images in work at once; the gradient stays that of the whole batch. The batch in one piece if None."""
     checkpoint: bool = False
     """Keep only the inputs of the suffix's blocks and compute the blocks again for the gradient."""
+    offload: bool = False
+    """Keep what the side network read of the frozen half in host memory until its gradient; slower, for GPUs."""
     drop_path: float = 0.0
     """Stochastic depth of the last block; smaller before it by the linear rule, 0 in the frozen prefix."""
     precision: Precision = "auto"

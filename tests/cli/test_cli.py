@@ -232,3 +232,19 @@ def test_what_is_left_open_is_tried_on_validation_images(run, folder, network, c
     assert "LoRA has no first_write to choose" in refused
     run("fit", folder, *plain, "--method", "linear", "--lr", "0.5", "--out", "fixed")
     assert json.loads((folder.parent / "fixed/sidetune.json").read_text())["recipe"]["lr"] == 0.5
+
+
+def test_measure_shows_what_methods_take(run, network, tmp_path):
+    shown = run("measure", *network, "--methods", "linear,dtl+", "--set", "recipe.batch_size=4")
+    assert (
+        "numbers in measure-report/costs.json" in shown
+        and (tmp_path / "measure-report/memory.png").stat().st_size > 5000
+    )
+    told = json.loads((tmp_path / "measure-report/costs.json").read_text())
+    assert told["versions"] and all(row["step_seconds"] > 0 for row in told["rows"])
+    sweep = ("--methods", "dtl", "--sweep", "first_write=1,7,12", "--no-time", "--json")
+    rows = json.loads(run("measure", *network, *sweep))
+    assert [row["frozen_depth"] for row in rows] == [1, 7, 12]
+    activations = [row["memory"]["activations"] for row in rows]
+    assert activations == sorted(activations, reverse=True) and rows[0]["step_seconds"] is None
+    assert "--sweep takes NAME=VALUE" in run("measure", *network, "--sweep", "rank", fails=True)[1]

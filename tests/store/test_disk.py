@@ -225,6 +225,9 @@ def test_what_cannot_be_stored_is_refused_with_what_to_do(vit, samples, tmp_path
         start(transform="photo")
     with pytest.raises(ValueError, match="no block of this model is frozen"):
         start(method="full")
+    photos = sidetune.adapt(vit, "dtl", classes=samples.classes, transform="photo")
+    with pytest.raises(ValueError, match="2 views need 0.0 GiB, above features_limit; keep them on disk"):
+        fit(photos, samples, recipe=Recipe(epochs=1, views=2, features_limit=1000))
     pictures = ImageDataset(samples, lambda image: image, is_random=False)
     with pytest.raises(ValueError, match="must know images again, which a Prepared does not tell"):
         start(data=pictures)

@@ -275,19 +275,22 @@ def test_two_processes_train_together_as_one_would(vit, samples, tmp_path):
         assert torch.allclose(two.trained()[name], value, rtol=1e-3, atol=1e-5), name
 
 
+SAVING = [{"micro_batch": 3}, {"checkpoint": True}, {"offload": True}, {"micro_batch": 1, "checkpoint": True}]
+
+
 @pytest.mark.parametrize("method", ["dtl+", "lora", "full"])
-@pytest.mark.parametrize("choices", [{"micro_batch": 3}, {"checkpoint": True}, {"micro_batch": 1, "checkpoint": True}])
+@pytest.mark.parametrize("choices", SAVING)
 def test_saving_memory_leaves_the_gradient_of_the_whole_batch(backbone, method, choices):
     if METHODS[method].refuses(backbone.family) or (method == "full" and backbone.family in ("resnet", "efficientnet")):
         pytest.skip("nothing to compare")
     images, labels = torch.randn(7, 3, *backbone.card.image_size), torch.arange(7) % 3
 
-    def gradients(micro_batch=None, checkpoint=False):
+    def gradients(micro_batch=None, checkpoint=False, offload=False):
         model = sidetune.adapt(backbone, method, num_classes=3)
         disturb(model)
         model.train()
         model.suffix.set_drop_path(0)  # timm's Swin drops by itself
-        model.suffix.checkpoint = checkpoint
+        model.suffix.checkpoint, model.suffix.offload = checkpoint, offload
         loss = backward(model, images, labels, micro_batch=micro_batch)
         return loss, {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
