@@ -16,7 +16,6 @@ from pathlib import Path
 import timm
 import torch
 from peers import NUM_CLASSES, PEERS, make_step
-from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sidetune
@@ -24,6 +23,7 @@ from sidetune.backbones.structure import rebuild
 from sidetune.measure.machine import birth_certificate
 from sidetune.measure.memory import TensorBytes
 from sidetune.measure.parameters import count
+from sidetune.measure.plan import empty
 
 METHODS = ("linear", "dtl", "dtl+", "dtl+*", "partial", "lora", "bitfit", "vpt-deep", "full")
 BATCH, PIECE = 32, 8
@@ -32,11 +32,6 @@ RESULTS = Path(__file__).parent / "results"
 
 def peer_peak(make: object, name: str, pixels: int, micro_batch: int | None) -> int:
     """As `sidetune.plan` counts, for a model that is none of ours."""
-
-    def empty(_: str, t: Tensor) -> Tensor:
-        bare = torch.empty(t.shape, dtype=t.dtype)
-        return nn.Parameter(bare, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else bare
-
     with torch.device("meta"):
         bare = make(name)
     with FakeTensorMode():

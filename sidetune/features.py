@@ -61,6 +61,10 @@ class Features:
     def tensors(self) -> list[Tensor]:
         return [t for _, t in self.named()]
 
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self.tensors())
+
     def named(self) -> list[tuple[str, Tensor]]:
         """The tensors by tap: `inputs.3`, `outputs.7`, `pooled.mean`."""
         return [

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sidetune.backbones import FAMILIES
-from sidetune.backbones.structure import rebuild
+from sidetune.backbones.structure import shared
 from sidetune.errors import CannotMerge
 from sidetune.methods.lora import LowRank
 from sidetune.model import AdaptedModel
@@ -74,7 +74,7 @@ def merged_tensors(model: AdaptedModel) -> dict[str, torch.Tensor]:
 
 def fold(module: nn.Module) -> nn.Module:
     """A copy whose low-rank layers are plain ones."""
-    plain = rebuild(module, lambda _, t: t)
+    plain = shared(module)
     for name, layer in module.named_modules():
         if isinstance(layer, LowRank):
             plain.set_submodule(name, layer.merge())

@@ -12,7 +12,6 @@ from timm.models.resnet import ResNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor
 
 from sidetune.backbones.backbone import Backbone, Card, Parts, trace_shapes
 from sidetune.backbones.cnn import open_efficientnet, open_resnet
@@ -65,8 +64,8 @@ def open_backbone(
     config = getattr(model, "pretrained_cfg", None) or {}
     if isinstance(source, str) and source in PACKAGED:
         config = {**config, "mean": PACKAGED[source].mean, "std": PACKAGED[source].std}
-    without_values = any(p.is_meta or isinstance(p, FakeTensor) for p in model.parameters())
-    digest = "none" if without_values else digest_of(model.state_dict())
+    on_meta = any(p.is_meta for p in model.parameters())
+    digest = "meta" if on_meta else digest_of(model.state_dict())
     size = resize(model, image_size, tuple(config.get("input_size", (3, 224, 224))[1:]))
     for parameter in model.parameters():  # resizing may have made new ones
         parameter.requires_grad_(False)

@@ -26,10 +26,9 @@ def hold(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
             for name, t in tensors.items():
                 if t is None:
                     continue
-                if t.requires_grad and t.device == device:
-                    continue
                 if t.requires_grad:
-                    t.data = t.data.to(device)
+                    if t.device != device:
+                        t.data = t.data.to(device)
                 else:
                     keeps = isinstance(part, _BatchNorm) or (trains and t.ndim <= 1)
                     changes = t.is_floating_point() and not keeps

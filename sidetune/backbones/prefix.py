@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.held import hold, is_low, natively
-from sidetune.backbones.structure import rebuild
+from sidetune.backbones.structure import shared
 from sidetune.features import Features, Need
 
 
@@ -24,11 +24,11 @@ class Prefix(nn.Module):
     def __init__(self, backbone: Backbone, last_block: int, pools: Iterable[str] = ()) -> None:
         super().__init__()
         self.image_size = backbone.card.image_size
-        self.stem = own(backbone.stem)
+        self.stem = shared(backbone.stem)
         numbers = range(1, last_block + 1)
-        self.blocks = nn.ModuleDict({str(i): own(backbone.blocks[i]) for i in numbers})
-        self.transitions = nn.ModuleDict({str(i): own(t) for i, t in backbone.transitions.items() if i in numbers})
-        self.pools = nn.ModuleDict({name: own(backbone.pools[name]) for name in pools})
+        self.blocks = nn.ModuleDict({str(i): shared(backbone.blocks[i]) for i in numbers})
+        self.transitions = nn.ModuleDict({str(i): shared(t) for i, t in backbone.transitions.items() if i in numbers})
+        self.pools = nn.ModuleDict({name: shared(backbone.pools[name]) for name in pools})
         self.dtype = torch.float32
         self.eval()
 
@@ -64,11 +64,6 @@ class Prefix(nn.Module):
                 outputs[number] = in_compute_type(z)
         pooled = {name: in_compute_type(self.pools[name](z)) for name in sorted(need.pooled)}
         return Features(inputs=inputs, outputs=outputs, pooled=pooled)
-
-
-def own(module: nn.Module) -> nn.Module:
-    """The same weights in modules of one's own, which may come to hold them in another type."""
-    return rebuild(module, lambda _, t: t)
 
 
 def in_compute_type(t: Tensor) -> Tensor:

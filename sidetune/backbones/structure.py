@@ -22,6 +22,11 @@ def rebuild(module: M, tensor: Callable[[str, Tensor], Tensor]) -> M:
     return copy.deepcopy(module, dict[int, object](memo))
 
 
+def shared(module: M) -> M:
+    """A copy of the structure with the very same tensors."""
+    return rebuild(module, lambda _, t: t)
+
+
 def frozen(t: Tensor) -> Tensor:
     """The same storage as a parameter that asks for no gradient (buffers stay what they are)."""
     return nn.Parameter(t.detach(), requires_grad=False) if isinstance(t, nn.Parameter) else t

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Annotated
 
@@ -26,20 +24,16 @@ def extract_command(
 ) -> None:
     """Compute features once; `sidetune fit --store` then trains from them without running the frozen half."""
     import torch
-    from torch import Tensor
 
     from sidetune.backbones import open_backbone
-    from sidetune.backbones.prefix import Prefix
     from sidetune.cli.choices import Setup, changed, parse
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import ERR, progress
-    from sidetune.features import Features
     from sidetune.methods import find_method
     from sidetune.model import adapt
     from sidetune.store import FeatureStore
     from sidetune.train.batches import as_dataset
-    from sidetune.train.kept import keep
-    from sidetune.train.precision import TYPES, resolve
+    from sidetune.train.kept import keep, together
     from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
@@ -53,15 +47,8 @@ def extract_command(
         models = [adapt(opened, method, classes=classes, transform=setup.transform) for method in chosen]
         if unfrozen := [name for name, model in zip(names, models, strict=True) if model.prefix is None]:
             raise ValueError(f"no block is frozen under {', '.join(unfrozen)}, so there are no features to store")
-        need = reduce(or_, (model.need for model in models))
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        prefix = Prefix(opened, need.last_block(opened.num_blocks), need.pooled)
-        prefix.hold(device, TYPES[resolve(recipe.precision, device)])
-
-        def compute(images: Tensor) -> Features:
-            return prefix(images.to(device), need)
-
-        per_image = sum(t.nbytes for t in compute(torch.zeros(1, 3, *opened.card.image_size)).tensors())
+        need, compute = together(opened, models, recipe)
+        per_image = compute(torch.zeros(1, 3, *opened.card.image_size)).nbytes
         items = sum(len(s) * (max(views, 1) if p == "train" else 1) for p, s in splits.parts().items())
         size = f"about {per_image * items / 2**30:,.2f} GiB" if recipe.codec == "same" else "less than uncoded"
         ERR.print(f"{items:,} views of images, {per_image / 2**20:.3f} MiB each as computed; {size}")

@@ -96,13 +96,14 @@ def precision_here(recipe: Recipe) -> Precision:
 @contextmanager
 def without_values(model: AdaptedModel, dtype: torch.dtype) -> Iterator[AdaptedModel]:
     """A copy of the model whose tensors have shapes and types but no values, for computing on a pretended CPU."""
-
-    def empty(_: str, t: Tensor) -> Tensor:
-        bare = torch.empty(t.shape, dtype=torch.float32 if t.is_floating_point() else t.dtype)
-        return nn.Parameter(bare, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else bare
-
     with FakeTensorMode(), torch.device("cpu"):
         yield rebuild(model, empty).hold(dtype, "cpu")
+
+
+def empty(_: str, t: Tensor) -> Tensor:
+    """A new tensor like this one, without values under a FakeTensorMode; floating-point ones in float32."""
+    bare = torch.empty(t.shape, dtype=torch.float32 if t.is_floating_point() else t.dtype)
+    return nn.Parameter(bare, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else bare
 
 
 def memory_of(fake: AdaptedModel, recipe: Recipe) -> Memory:
@@ -130,7 +131,7 @@ def stand_in(fake: AdaptedModel, recipe: Recipe) -> tuple[Tensor, Tensor, int]:
 
 def features_bytes(fake: AdaptedModel, images: Tensor) -> int:
     features = fake.features(images)
-    return sum(t.nbytes for t in features.tensors()) if isinstance(features, Features) else 0
+    return features.nbytes if isinstance(features, Features) else 0
 
 
 def convolution_backward_flops(grad: Any, x: Any, weight: Any, *rest: Any, **_: Any) -> int:

@@ -184,12 +184,17 @@ def features_of(images: Dataset[tuple[Tensor, int]], compute: Compute, batch_siz
     return join([compute(batch).to("cpu") for batch, _ in batches], torch.cat)
 
 
-def write_shard(path: Path, features: Features, origin: Origin, channel_axis: int) -> None:
-    tensors = {
+def encoded(features: Features, codec: Codec, channel_axis: int) -> dict[str, Tensor]:
+    """The tensors of a shard by name; pooled features have their channels last."""
+    return {
         name + suffix: part.contiguous()
         for name, t in features.named()
-        for suffix, part in encode(t, origin.codec, channel_axis if t.ndim > 2 else -1).items()
+        for suffix, part in encode(t, codec, channel_axis if t.ndim > 2 else -1).items()
     }
+
+
+def write_shard(path: Path, features: Features, origin: Origin, channel_axis: int) -> None:
+    tensors = encoded(features, origin.codec, channel_axis)
     with replacing(path, sum(t.nbytes for t in tensors.values())) as beside:
         save_file(tensors, beside, metadata={"crc32": checksum(tensors)})
 
@@ -214,9 +219,7 @@ def is_whole(path: Path) -> bool:
 
 def item_bytes(image: Tensor, compute: Compute, codec: Codec, channel_axis: int) -> int:
     """Bytes of one image's features as they are written."""
-    named = compute(image.unsqueeze(0)).named()
-    parts = (p for _, t in named for p in encode(t, codec, channel_axis if t.ndim > 2 else -1).values())
-    return sum(p.nbytes for p in parts)
+    return sum(t.nbytes for t in encoded(compute(image.unsqueeze(0)), codec, channel_axis).values())
 
 
 def foresee_space(root: Path, num_bytes: int) -> None:

@@ -88,7 +88,7 @@ def keep(
         images = Views(data, recipe.views, recipe.seed)
     if store is not None:
         return fill_store(model, data, images, recipe, compute, progress, need or model.need, store, share)
-    needed = len(sized(images)) * sum(t.nbytes for t in compute(images[0][0].unsqueeze(0)).tensors())
+    needed = len(sized(images)) * compute(images[0][0].unsqueeze(0)).nbytes
     if recipe.features == "auto" and needed > recipe.features_limit:
         if isinstance(images, Views):
             raise ValueError(
@@ -157,23 +157,27 @@ def share_features(
     Parts whose images change from epoch to epoch are left out. Nothing is shared if the recipe forbids it or the
     features would not fit its limit.
     """
-    need = reduce(or_, (model.need for model in models if model.prefix is not None), Need())
     transform = models[0].transform
     parts = {part: s for part, s in parts.items() if part != "train" or not transform.is_random}
-    if recipe.features == "off" or need == Need() or not parts:
+    if recipe.features == "off" or not parts or all(model.prefix is None for model in models):
         return {}
-    device = Accelerator(mixed_precision="no").device
-    prefix = Prefix(backbone, need.last_block(backbone.num_blocks), need.pooled)
-    prefix.hold(device, TYPES[resolve(recipe.precision, device)])
-
-    def compute(images: Tensor) -> Features:
-        return prefix(images.to(device), need)
-
+    _, compute = together(backbone, models, recipe)
     data = {part: ImageDataset(s, transform.evaluation(), is_random=False) for part, s in parts.items()}
     first_image = next(iter(data.values()))[0][0]
-    per_image = sum(t.nbytes for t in compute(first_image.unsqueeze(0)).tensors())
+    per_image = compute(first_image.unsqueeze(0)).nbytes
     if per_image * sum(map(len, data.values())) > recipe.features_limit:
         return {}
     return {
         part: remember(d, compute, num_workers=num_workers(d, recipe), progress=progress) for part, d in data.items()
     }
+
+
+def together(
+    backbone: Backbone, models: Sequence[AdaptedModel], recipe: Recipe
+) -> tuple[Need, Callable[[Tensor], Features]]:
+    """What the models of one backbone need of their frozen halves between them, and one pass that computes it."""
+    need = reduce(or_, (model.need for model in models if model.prefix is not None), Need())
+    device = Accelerator(mixed_precision="no").device
+    prefix = Prefix(backbone, need.last_block(backbone.num_blocks), need.pooled)
+    prefix.hold(device, TYPES[resolve(recipe.precision, device)])
+    return need, lambda images: prefix(images.to(device), need)
