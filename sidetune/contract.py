@@ -36,7 +36,8 @@ def check_method(method: Method, backbone: Backbone) -> None:
 
 def starts_as_promised(model: AdaptedModel, backbone: Backbone, images: Tensor) -> None:
     pool = model.suffix.pool_name
-    plain = Prefix(backbone, backbone.num_blocks, [pool])(images, Need(pooled=frozenset({pool}))).pooled[pool]
+    need = Need(pooled=frozenset({pool}))
+    plain = Prefix(backbone, need)(images, need).pooled[pool]
     with torch.no_grad():
         adapted = model.suffix(model.features(images))
     assert adapted.shape == (len(images), backbone.num_features), "the pooled feature has the backbone's width"

@@ -7,8 +7,9 @@ stem's, z_0. Features keep no graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,22 +25,19 @@ class Need:
     """Blocks whose output is wanted; 0 is the stem."""
     pooled: frozenset[str] = frozenset()
     """Poolings of the last block's output that are wanted; see `Backbone.pools`."""
+    gathered: frozenset[int] = frozenset()
+    """Each k whose sum of taps z_0 + ... + z_k is wanted (MIST's gather)."""
 
     def __or__(self, other: Need) -> Need:
-        return Need(
-            inputs=self.inputs | other.inputs,
-            outputs=self.outputs | other.outputs,
-            pooled=self.pooled | other.pooled,
-        )
+        return Need(**{f.name: getattr(self, f.name) | getattr(other, f.name) for f in fields(Need)})
 
     def names(self) -> set[str]:
         """The taps as `Features.named` names them."""
-        outputs = {f"outputs.{i}" for i in self.outputs}
-        return {f"inputs.{i}" for i in self.inputs} | outputs | {f"pooled.{p}" for p in self.pooled}
+        return {f"{f.name}.{key}" for f in fields(Need) for key in getattr(self, f.name)}
 
     def last_block(self, num_blocks: int) -> int:
         """The last block that has to run, 0 if the stem is enough."""
-        return num_blocks if self.pooled else max(self.outputs | self.inputs, default=0)
+        return num_blocks if self.pooled else max(self.outputs | self.inputs | self.gathered, default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +47,11 @@ class Features:
     inputs: Mapping[int, Tensor] = field(default_factory=dict)
     outputs: Mapping[int, Tensor] = field(default_factory=dict)
     pooled: Mapping[str, Tensor] = field(default_factory=dict)
+    gathered: Mapping[int, Tensor] = field(default_factory=dict)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Features:
         """Apply `function` to every tensor."""
-        return Features(
-            inputs={i: function(t) for i, t in self.inputs.items()},
-            outputs={i: function(t) for i, t in self.outputs.items()},
-            pooled={p: function(t) for p, t in self.pooled.items()},
-        )
+        return from_named([(name, function(t)) for name, t in self.named()])
 
     def tensors(self) -> list[Tensor]:
         return [t for _, t in self.named()]
@@ -66,12 +61,8 @@ class Features:
         return sum(t.nbytes for t in self.tensors())
 
     def named(self) -> list[tuple[str, Tensor]]:
-        """The tensors by tap: `inputs.3`, `outputs.7`, `pooled.mean`."""
-        return [
-            *((f"inputs.{i}", t) for i, t in self.inputs.items()),
-            *((f"outputs.{i}", t) for i, t in self.outputs.items()),
-            *((f"pooled.{p}", t) for p, t in self.pooled.items()),
-        ]
+        """The tensors by tap: `inputs.3`, `outputs.7`, `pooled.mean`, `gathered.6`."""
+        return [(f"{f.name}.{key}", t) for f in fields(self) for key, t in getattr(self, f.name).items()]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Features:
         """The same features on another device (the signature of `Tensor.to`, so that data loaders can move them)."""
@@ -80,9 +71,14 @@ class Features:
 
 def join(parts: Sequence[Features], how: Callable[[list[Tensor]], Tensor]) -> Features:
     """Combine features that hold the same taps, tap by tap: `torch.stack` for images, `torch.cat` for batches."""
-    first = parts[0]
-    return Features(
-        inputs={i: how([p.inputs[i] for p in parts]) for i in first.inputs},
-        outputs={i: how([p.outputs[i] for p in parts]) for i in first.outputs},
-        pooled={k: how([p.pooled[k] for p in parts]) for k in first.pooled},
-    )
+    tensors = [dict(part.named()) for part in parts]
+    return from_named([(name, how([t[name] for t in tensors])) for name in tensors[0]])
+
+
+def from_named(tensors: Iterable[tuple[str, Tensor]]) -> Features:
+    """What `Features.named` gave, as features."""
+    taps: dict[str, dict[Any, Tensor]] = {f.name: {} for f in fields(Features)}
+    for name, tensor in tensors:
+        kind, _, key = name.partition(".")
+        taps[kind][key if kind == "pooled" else int(key)] = tensor
+    return Features(**taps)

@@ -49,7 +49,7 @@ class AdaptedModel(nn.Module):
         self.need = self.suffix.need
         self.prefix = None
         if self.suffix.seam != IMAGES:
-            self.prefix = Prefix(backbone, self.need.last_block(backbone.num_blocks), self.need.pooled)
+            self.prefix = Prefix(backbone, self.need)
         self.head = task.head(backbone.num_features)
         self.dtype = torch.float32
         self.eval()

@@ -48,8 +48,12 @@ class Suffix(nn.Module):
         self.channels_first = backbone.layout.channels_first
         self.side = adaptation.side
         self.pool_name = pool
+        self.gather = adaptation.gather
+        assert self.gather is None or self.seam == self.num_blocks, "what goes on from a sum leaves all blocks frozen"
         self.only_pools = self.seam == self.num_blocks and not (
             self.side.writes
+            or self.gather is not None
+            or adaptation.pool
             or any(adaptation.trains(f"pool.{name}") for name, _ in backbone.pools[pool].named_parameters())
         )
         self.reads_before = tuple(i for i in self.side.reads if i <= self.seam)
@@ -69,7 +73,7 @@ class Suffix(nn.Module):
             for name, make in adaptation.wraps.get(i, {}).items():
                 block.set_submodule(name, make(block.get_submodule(name)))
             self.blocks[str(i)] = block
-        self.pool = nn.Identity() if self.only_pools else own("pool", parts["pool"])
+        self.pool = nn.Identity() if self.only_pools else adaptation.pool or own("pool", parts["pool"])
         self.dtype = torch.float32
         self.native: set[nn.Module] = set()
         self.checkpoint = False
@@ -90,6 +94,8 @@ class Suffix(nn.Module):
         """What the prefix has to hand over; nothing if the suffix takes images."""
         if self.only_pools:
             return Need(pooled=frozenset({self.pool_name}))
+        if self.gather is not None:
+            return Need(inputs=frozenset(self.reads_before), gathered=frozenset({self.gather}))
         outputs = frozenset({self.seam} if self.seam >= 0 else ())
         return Need(inputs=frozenset(self.reads_before), outputs=outputs)
 
@@ -108,10 +114,10 @@ class Suffix(nn.Module):
             return given.pooled[self.pool_name]
         state = None
         if isinstance(given, Features):
-            with save_on_cpu(pin_memory=given.outputs[self.seam].is_cuda) if self.offload else nullcontext():
+            z = given.outputs[self.seam] if self.gather is None else given.gathered[self.gather]
+            with save_on_cpu(pin_memory=z.is_cuda) if self.offload else nullcontext():
                 for i in self.reads_before:
                     state = self.side.read(i, given.inputs[i], state)
-            z = given.outputs[self.seam]
         else:
             assert self.stem is not None
             z = self.run(self.stem, given)

@@ -21,9 +21,9 @@ from sidetune.data import Samples
 torch.set_num_threads(1)  # `make test` runs two workers
 
 TINY = {
-    "vit": ("vit_tiny_patch16_224", {"depth": 4, "embed_dim": 24, "num_heads": 3, "img_size": 32, "patch_size": 8}),
-    "dinov2": ("vit_small_patch14_reg4_dinov2", {"depth": 3, "embed_dim": 24, "num_heads": 3, "img_size": 42}),
-    "gap": ("vit_base_patch16_siglip_gap_224", {"depth": 3, "embed_dim": 24, "num_heads": 3, "img_size": 32}),
+    "vit": ("vit_tiny_patch16_224", {"depth": 4, "embed_dim": 48, "num_heads": 3, "img_size": 32, "patch_size": 8}),
+    "dinov2": ("vit_small_patch14_reg4_dinov2", {"depth": 3, "embed_dim": 48, "num_heads": 3, "img_size": 42}),
+    "gap": ("vit_base_patch16_siglip_gap_224", {"depth": 3, "embed_dim": 48, "num_heads": 3, "img_size": 32}),
     "swin": (
         "swin_tiny_patch4_window7_224",
         {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 1, 2, 2), "img_size": 64, "window_size": 2},

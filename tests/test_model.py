@@ -174,7 +174,7 @@ def test_features_of_two_tasks_come_from_one_pass(vit):
     models = [sidetune.adapt(vit, name, num_classes=3) for name in ("dtl+", "linear", "partial")]
     need = models[0].need | models[1].need | models[2].need
     images = torch.randn(2, 3, 32, 32)
-    features = Prefix(vit, vit.num_blocks, need.pooled)(images, need)
+    features = Prefix(vit, need)(images, need)
     for model in models:
         assert torch.equal(model(features), model(images))
 

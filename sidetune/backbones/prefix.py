@@ -6,8 +6,6 @@ The freeze contract: parameters ask for no gradient, the modules stay in eval mo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -19,16 +17,20 @@ from sidetune.features import Features, Need
 
 
 class Prefix(nn.Module):
-    """Stem, blocks 1..last_block and, if asked for, poolings of the last block's output."""
+    """Stem, blocks and poolings: as much of a backbone as `need` asks for, or a part of that."""
 
-    def __init__(self, backbone: Backbone, last_block: int, pools: Iterable[str] = ()) -> None:
+    def __init__(self, backbone: Backbone, need: Need) -> None:
         super().__init__()
+        if need.gathered and (changing := [i for i in backbone.blocks if not backbone.keeps_shape(i)]):
+            raise ValueError(f"taps cannot be summed: blocks {changing} change the shape of what they are given")
         self.image_size = backbone.card.image_size
         self.stem = shared(backbone.stem)
-        numbers = range(1, last_block + 1)
+        numbers = range(1, need.last_block(backbone.num_blocks) + 1)
         self.blocks = nn.ModuleDict({str(i): shared(backbone.blocks[i]) for i in numbers})
-        self.transitions = nn.ModuleDict({str(i): shared(t) for i, t in backbone.transitions.items() if i in numbers})
-        self.pools = nn.ModuleDict({name: shared(backbone.pools[name]) for name in pools})
+        self.transitions = nn.ModuleDict(
+            {str(i): shared(t) for i, t in backbone.transitions.items() if i in numbers or need.gathered}
+        )
+        self.pools = nn.ModuleDict({name: shared(backbone.pools[name]) for name in sorted(need.pooled)})
         self.dtype = torch.float32
         self.eval()
 
@@ -51,19 +53,32 @@ class Prefix(nn.Module):
     def step_through(self, images: Tensor, need: Need) -> Features:
         inputs: dict[int, Tensor] = {}
         outputs: dict[int, Tensor] = {}
+        gathered: dict[int, Tensor] = {}
         z = self.stem(images)
-        if 0 in need.outputs:
-            outputs[0] = in_compute_type(z)
-        for number in range(1, need.last_block(len(self.blocks)) + 1):
-            if (transition := str(number)) in self.transitions:
-                z = self.transitions[transition](z)
-            if number in need.inputs:
-                inputs[number] = in_compute_type(z)
-            z = self.blocks[str(number)](z)
+        total = z.float() if need.gathered else None
+        for number in range(need.last_block(len(self.blocks)) + 1):
+            if number:
+                if (transition := str(number)) in self.transitions:
+                    z = self.transitions[transition](z)
+                    total = None if total is None else self.transitions[transition](total.to(z.dtype)).float()
+                if number in need.inputs:
+                    inputs[number] = in_compute_type(z)
+                z = self.blocks[str(number)](z)
+                total = None if total is None else total + z
             if number in need.outputs:
                 outputs[number] = in_compute_type(z)
+            if number in need.gathered:
+                assert total is not None
+                gathered[number] = in_compute_type(self.to_last_stage(total.to(z.dtype), number))
         pooled = {name: in_compute_type(self.pools[name](z)) for name in sorted(need.pooled)}
-        return Features(inputs=inputs, outputs=outputs, pooled=pooled)
+        return Features(inputs=inputs, outputs=outputs, pooled=pooled, gathered=gathered)
+
+    def to_last_stage(self, total: Tensor, block: int) -> Tensor:
+        """A sum up to a block, in the shape of the last stage: the transitions still to come bring it there."""
+        for number, transition in self.transitions.items():
+            if int(number) > block:
+                total = transition(total)
+        return total
 
 
 def in_compute_type(t: Tensor) -> Tensor:

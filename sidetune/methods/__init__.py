@@ -11,6 +11,7 @@ from sidetune.methods.full import BitFit, Full, Partial
 from sidetune.methods.linear import Linear
 from sidetune.methods.lora import LoRA
 from sidetune.methods.method import Adaptation, Method, SideNetwork
+from sidetune.methods.mist import MIST
 from sidetune.methods.vpt import VPT
 
 __all__ = ["METHODS", "Adaptation", "Method", "SideNetwork", "adaptation", "find_method"]
@@ -27,6 +28,7 @@ METHODS: dict[str, Method] = {
     "dtl": DTL(),
     "dtl+": DTL(fusion="depthwise"),
     "dtlv1": DTL(fusion="depthwise"),
+    "mist": MIST(),
     "dtl+*": DTL(fusion="depthwise", first_write=1),
 }
 """Presets by name. A method of your own joins with `METHODS["mine"] = Mine()`."""

@@ -18,6 +18,7 @@ SUMMARIES = {
     "dtl": "low-rank maps beside the blocks, written back from block N/2 + 1 on",
     "dtl+": "dtl with a shared depthwise convolution",
     "dtlv1": "the journal's name of dtl+",
+    "mist": "low-rank attention on the sum of all taps; nothing is written back",
     "dtl+*": "dtl+ written back from block 1 on",
 }
 

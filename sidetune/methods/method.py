@@ -50,6 +50,10 @@ class Adaptation:
     """By block, by name of a sub-layer (`attn.qkv`): what makes its replacement. Blocks not named stay as they are."""
     trains: Callable[[str], bool] = nothing
     """Which backbone parameters are trained, by name (`blocks.7.attn.qkv.bias`, `stem...`, `pool.norm.weight`)."""
+    gather: int | None = None
+    """Go on from the sum of taps z_0 + ... + z_k, this being k, in place of the last block's output."""
+    pool: nn.Module | None = None
+    """What makes one vector an image in place of the backbone's own pooling; its parameters are trained."""
     num_units: int = 0
     """Minimal structural units inserted into the backbone (DTL, AAAI 2024, table 1)."""
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from sidetune.atomic import remove_stale, replacing, write_text
 from sidetune.errors import NoSpace
-from sidetune.features import Features, Need, join
+from sidetune.features import Features, Need, from_named, join
 from sidetune.store.codec import Codec, decode, encode
 
 Compute = Callable[[Tensor], Features]
@@ -97,7 +97,7 @@ class FeatureStore(Dataset[tuple[Features, Tensor]]):
                 if name not in out:
                     out[name] = tensor.new_empty((len(indices), *tensor.shape[1:]))
                 out[name][to] = tensor[of]
-        return from_named(out, self._dtype), self.labels[torch.tensor(indices) % len(self)]
+        return decoded(out, self._dtype), self.labels[torch.tensor(indices) % len(self)]
 
     def shard(self, number: int) -> dict[str, Tensor]:
         if number not in self._shards:
@@ -231,16 +231,10 @@ def foresee_space(root: Path, num_bytes: int) -> None:
         )
 
 
-def from_named(parts: dict[str, Tensor], dtype: torch.dtype) -> Features:
+def decoded(parts: dict[str, Tensor], dtype: torch.dtype) -> Features:
     """Features from the tensors of shards."""
-    found: dict[str, dict[str, Tensor]] = {"inputs": {}, "outputs": {}, "pooled": {}}
-    for name in parts:
-        if not name.endswith(".scale"):
-            group, _, tap = name.partition(".")
-            both = {"": parts[name], **({".scale": parts[f"{name}.scale"]} if f"{name}.scale" in parts else {})}
-            found[group][tap] = decode(both, dtype)
-    return Features(
-        inputs={int(i): t for i, t in found["inputs"].items()},
-        outputs={int(i): t for i, t in found["outputs"].items()},
-        pooled=found["pooled"],
+    return from_named(
+        (name, decode({"": codes, **({".scale": parts[f"{name}.scale"]} if f"{name}.scale" in parts else {})}, dtype))
+        for name, codes in parts.items()
+        if not name.endswith(".scale")
     )

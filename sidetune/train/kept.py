@@ -178,6 +178,6 @@ def together(
     """What the models of one backbone need of their frozen halves between them, and one pass that computes it."""
     need = reduce(or_, (model.need for model in models if model.prefix is not None), Need())
     device = Accelerator(mixed_precision="no").device
-    prefix = Prefix(backbone, need.last_block(backbone.num_blocks), need.pooled)
+    prefix = Prefix(backbone, need)
     prefix.hold(device, TYPES[resolve(recipe.precision, device)])
     return need, lambda images: prefix(images.to(device), need)

@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from conftest import CNN_SIZE, TINY, tiny_network
+from conftest import CNN_SIZE, TINY, tiny_backbone, tiny_network
 
 from sidetune.backbones import open_backbone
 from sidetune.backbones.prefix import Prefix
@@ -24,8 +24,7 @@ def test_stepping_through_blocks_is_bit_for_bit_timms_own_forward(kind):
     network = tiny_network(kind).eval().requires_grad_(False)
     backbone = open_backbone(network, image_size=CNN_SIZE if kind in ("convnext", "resnet", "efficientnet") else None)
     images = torch.randn(2, 3, *backbone.card.image_size)
-    prefix = Prefix(backbone, backbone.num_blocks, backbone.pools)
-    features = prefix(images, everything(backbone))
+    features = Prefix(backbone, everything(backbone))(images, everything(backbone))
     expected = network.forward_head(network.forward_features(images), pre_logits=True)
     assert torch.equal(features.pooled[backbone.native_pool], expected)
     assert {i: tuple(t.shape[1:]) for i, t in features.inputs.items()} == dict(backbone.input_shapes)
@@ -51,8 +50,8 @@ def test_other_sizes_and_variants_are_bit_for_bit_too(name, changes, size):
     backbone = open_backbone(network, image_size=size)
     assert digest_of(network.state_dict()) == before, "the caller's module is left untouched"
     images = torch.randn(2, 3, *backbone.card.image_size)
-    pool = frozenset({backbone.native_pool})
-    found = Prefix(backbone, backbone.num_blocks, pool)(images, Need(pooled=pool)).pooled[backbone.native_pool]
+    need = Need(pooled=frozenset({backbone.native_pool}))
+    found = Prefix(backbone, need)(images, need).pooled[backbone.native_pool]
     if hasattr(network, "set_input_size"):
         with pytest.warns() if "swin" in name else torch.no_grad():  # timm's resampling makes torch warn
             network.set_input_size(img_size=backbone.card.image_size)
@@ -77,11 +76,11 @@ def test_the_digest_knows_the_weights_but_not_the_image_size():
 
 
 def test_the_prefix_stays_asleep_whatever_train_is_called(backbone):
-    prefix = Prefix(backbone, backbone.num_blocks, ["mean"])
+    need = everything(backbone)
+    prefix = Prefix(backbone, need)
     before = digest_of(prefix.state_dict())
     images = torch.randn(3, 3, *backbone.card.image_size)
-    need = everything(backbone)
-    first = Prefix(backbone, backbone.num_blocks, backbone.pools)(images, need)
+    first = Prefix(backbone, need)(images, need)
     prefix.train()
     assert not any(module.training for module in prefix.modules())
     second = prefix(images, Need(outputs=need.outputs))
@@ -90,15 +89,40 @@ def test_the_prefix_stays_asleep_whatever_train_is_called(backbone):
     assert digest_of(prefix.state_dict()) == before
 
 
+def test_gathered_sums_are_the_taps_added_up(vit):
+    need = Need(outputs=frozenset(range(5)), gathered=frozenset({0, 2, 4}))
+    features = Prefix(vit, need)(torch.randn(2, 3, 32, 32), need)
+    for k, total in features.gathered.items():
+        assert torch.allclose(total, sum(features.outputs[i] for i in range(k + 1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["swin", "convnext"])
+def test_gathered_sums_go_down_a_staged_network_through_its_own_transitions(kind):
+    backbone = tiny_backbone(kind)
+    num_blocks = backbone.num_blocks
+    need = Need(outputs=frozenset(range(num_blocks + 1)), gathered=frozenset(range(num_blocks + 1)))
+    with torch.no_grad():
+        features = Prefix(backbone, need)(torch.randn(2, 3, *backbone.card.image_size), need)
+        for k, found in features.gathered.items():
+            total = features.outputs[0]
+            for i in range(1, num_blocks + 1):
+                if i in backbone.transitions:
+                    total = backbone.transitions[i](total)
+                total = total + features.outputs[i] if i <= k else total
+            assert found.shape == features.outputs[num_blocks].shape
+            assert torch.allclose(found, total, atol=1e-5)
+
+
 def test_the_prefix_runs_no_further_than_it_must(vit):
-    prefix = Prefix(vit, 4)
+    prefix = Prefix(vit, Need(outputs=frozenset({4})))
     prefix.blocks["3"].register_forward_hook(lambda *_: pytest.fail("block 3 ran"))
     prefix(torch.randn(1, 3, 32, 32), Need(inputs=frozenset({1}), outputs=frozenset({2})))
 
 
 def test_features_cross_the_seam_in_the_type_of_autocast(vit):
     with torch.autocast("cpu", torch.bfloat16):
-        features = Prefix(vit, 2)(torch.randn(1, 3, 32, 32), Need(outputs=frozenset({0, 2})))
+        need = Need(outputs=frozenset({0, 2}))
+        features = Prefix(vit, need)(torch.randn(1, 3, 32, 32), need)
     assert {t.dtype for t in features.tensors()} == {torch.bfloat16}
 
 
@@ -115,7 +139,8 @@ def test_images_too_small_for_a_network_are_refused():
 
 def test_images_of_another_size_are_refused_with_both_sizes(vit):
     with pytest.raises(ValueError, match=r"\(batch, 3, 32, 32\), got \(1, 3, 48, 48\)"):
-        Prefix(vit, 1)(torch.randn(1, 3, 48, 48), Need(outputs=frozenset({0})))
+        need = Need(outputs=frozenset({0}))
+        Prefix(vit, need)(torch.randn(1, 3, 48, 48), need)
 
 
 def test_other_families_are_refused_with_those_that_are_known():

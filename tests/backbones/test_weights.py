@@ -153,6 +153,7 @@ def test_the_packaged_vit_computes_what_its_onnx_graph_computes(tmp_path):
     grid = position[:, 1:].transpose(1, 2).unflatten(2, (37, 37))
     grid = torch.nn.functional.interpolate(grid, size=(16, 16), mode="bicubic").flatten(2).transpose(1, 2)
     backbone.stem.pos_embed.data = torch.cat([position[:, :1], grid], dim=1)
-    found = Prefix(backbone, 12)(images, Need(outputs=frozenset({12}))).outputs[12]
+    need = Need(outputs=frozenset({12}))
+    found = Prefix(backbone, need)(images, need).outputs[12]
     difference = (backbone.pools["token"].norm(found) - torch.from_numpy(tokens)).abs().max()
     assert difference < 1e-4

@@ -159,7 +159,7 @@ def test_blocks_that_change_shape_themselves_are_not_read():
     ("choices", "message"),
     [
         ({"rank": 0}, "rank must be at least 1, got 0"),
-        ({"rank": 25}, "rank 25 is above the backbone's width, 24"),
+        ({"rank": 49}, "rank 49 is above the backbone's width, 48"),
         ({"first_write": 5}, r"first_write \(M\) must be in 1..4, got 5"),
         ({"first_write": 0}, "first_write must be at least 1"),
         ({"reads": (0, 1)}, r"reads names blocks \[0\]"),

@@ -11,7 +11,7 @@ import sidetune
 from sidetune.contract import check_method, disturb
 from sidetune.errors import CannotMerge, MethodRefused
 from sidetune.measure.parameters import count
-from sidetune.methods import DTL, METHODS, VPT, LoRA, Partial
+from sidetune.methods import DTL, METHODS, MIST, VPT, LoRA, Partial
 from sidetune.methods.matrix import FAMILY_NAMES, SUMMARIES, markdown, matrix
 
 
@@ -36,6 +36,10 @@ def vit_b():
     ("method", "trainable", "units", "frozen_depth"),
     [
         (METHODS["linear"], 0, 0, 12),
+        (METHODS["mist"], 399_360, 0, 12),
+        (MIST(block="mlp", k=6), 399_360, 0, 12),
+        (MIST(block="dwconv"), 33_792, 0, 12),
+        (MIST(layers=0), 0, 0, 12),
         (METHODS["dtl"], 36_864, 12, 7),
         (METHODS["dtl+"], 43_776, 13, 7),
         (METHODS["dtlv1"], 43_776, 13, 7),
@@ -78,7 +82,7 @@ def test_parameters_of_lora_on_convnext_b_at_rank_4_are_the_journals():
 def test_lora_updates_q_and_v_and_leaves_k(vit):
     model = sidetune.adapt(vit, "lora", num_classes=3)
     disturb(model)
-    x = torch.randn(2, 5, 24)
+    x = torch.randn(2, 5, 48)
     adapted = model.suffix.blocks["1"].attn.qkv
     q, k, v = (adapted(x) - adapted.base(x)).chunk(3, dim=-1)
     assert q.abs().max() > 0 and v.abs().max() > 0
@@ -90,9 +94,9 @@ def test_lora_updates_q_and_v_and_leaves_k(vit):
 def test_vpt_puts_prompts_behind_the_prefix_tokens_and_takes_them_out_again():
     backbone = tiny_backbone("dinov2")
     side = sidetune.adapt(backbone, "vpt-deep", num_classes=3, num_tokens=2).suffix.side
-    z = torch.arange(14.0).view(1, 14, 1).expand(1, 14, 24)
+    z = torch.arange(14.0).view(1, 14, 1).expand(1, 14, 48)
     with_prompts = side.write(0, z, None)
-    assert with_prompts.shape == (1, 16, 24)
+    assert with_prompts.shape == (1, 16, 48)
     assert torch.equal(with_prompts[:, :5], z[:, :5]) and torch.equal(with_prompts[:, 7:], z[:, 5:])
     assert torch.equal(with_prompts[0, 5:7], side.prompts[0])
     replaced = side.write(1, with_prompts, None)
@@ -140,8 +144,8 @@ def test_unknown_names_and_choices_list_the_known_ones(vit):
         sidetune.adapt(vit, "lora", num_classes=3, rnk=4)
     with pytest.raises(ValueError, match="pool 'max' does not exist here; known: native, mean, token"):
         sidetune.adapt(vit, "lora", num_classes=3, pool="max")
-    with pytest.raises(ValueError, match="rank 25 is above the width of attn.qkv in block 1, 24"):
-        sidetune.adapt(vit, "lora", num_classes=3, rank=25)
+    with pytest.raises(ValueError, match="rank 49 is above the width of attn.qkv in block 1, 48"):
+        sidetune.adapt(vit, "lora", num_classes=3, rank=49)
     with pytest.raises(ValueError, match="num_blocks is 5, but the backbone has 4 blocks"):
         sidetune.adapt(vit, "partial", num_classes=3, num_blocks=5)
 
