@@ -23,7 +23,7 @@ import sidetune
 from sidetune.features import Features
 from sidetune.measure.machine import birth_certificate
 from sidetune.train.optimizer import make_optimizer
-from sidetune.train.step import backward
+from sidetune.train.step import backward, save_memory
 
 BACKBONE = "vit_base_patch16_224"
 RESULTS = Path(__file__).parent / "results"
@@ -50,7 +50,7 @@ def training(images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
         return sidetune.adapt(backbone, method, num_classes=NUM_CLASSES).hold(torch.bfloat16, device)
 
     frugal = ours("dtl+")
-    frugal.suffix.checkpoint = True
+    save_memory(frugal, sidetune.Recipe(checkpoint=True))
     kept = {name: ours(name) for name in ("dtl", "dtl+")}
     steps = {
         "peft lora": make_step(PEERS["peft lora"](BACKBONE).to(device), images, labels),

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sidetune.backbones import FAMILIES
+from sidetune.backbones.eight_bit import EightBitLinear
 from sidetune.backbones.structure import shared
 from sidetune.errors import CannotMerge
 from sidetune.methods.lora import LowRank
@@ -73,9 +74,9 @@ def merged_tensors(model: AdaptedModel) -> dict[str, torch.Tensor]:
 
 
 def fold(module: nn.Module) -> nn.Module:
-    """A copy whose low-rank layers are plain ones."""
+    """A copy whose low-rank and 8-bit layers are plain ones."""
     plain = shared(module)
-    for name, layer in module.named_modules():
-        if isinstance(layer, LowRank):
+    for name, layer in reversed(list(plain.named_modules())):  # what is wrapped comes before its wrap
+        if isinstance(layer, (LowRank, EightBitLinear)):
             plain.set_submodule(name, layer.merge())
     return plain

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sidetune.backbones import Backbone, open_backbone
+from sidetune.backbones.eight_bit import hold_in_eight_bits
 from sidetune.backbones.held import by_autocast, hold
 from sidetune.backbones.prefix import Prefix, check_images
 from sidetune.data.images import open_image, to_rgb
@@ -52,15 +53,21 @@ class AdaptedModel(nn.Module):
             self.prefix = Prefix(backbone, self.need)
         self.head = task.head(backbone.num_features)
         self.dtype = torch.float32
+        self.is_compiled = False
         self.eval()
 
-    def hold(self, dtype: torch.dtype, device: torch.device | str | None = None) -> AdaptedModel:
-        """Hold the frozen weights once, in `dtype`, on `device`, and from now on compute in it.
+    def hold(
+        self, dtype: torch.dtype, device: torch.device | str | None = None, *, weights: str = "same"
+    ) -> AdaptedModel:
+        """Hold the frozen weights once, in `dtype`, on `device`, and from now on compute in it. With `weights` "int8",
+        frozen linear layers are rounded to 8 bits first.
 
         In bfloat16 or float16 what is trained stays in float32 and computes by autocast. In float32, the start, a
         caller's own autocast applies. What a low type rounded off does not come back by holding in float32 again.
         """
         device = torch.device(device) if device is not None else self.head.weight.device
+        if weights == "int8":
+            hold_in_eight_bits(self)
         if self.prefix is not None:
             self.prefix.hold(device, dtype)
         self.suffix.hold(device, dtype)
@@ -68,6 +75,17 @@ class AdaptedModel(nn.Module):
         self.dtype = dtype
         if device.type == "cpu":
             self.suffix.use_plain_attention()
+        return self
+
+    def compile_halves(self, backend: str = "inductor") -> AdaptedModel:
+        """Compile prefix and suffix by `torch.compile` at their first use, once for batches of every size.
+
+        Takes a minute or so and a C++ compiler (Triton on a GPU). Results differ by rounding.
+        """
+        for half in (self.prefix, self.suffix):
+            if half is not None:
+                half.compile(dynamic=True, backend=backend)
+        self.is_compiled = True
         return self
 
     @property
@@ -80,6 +98,8 @@ class AdaptedModel(nn.Module):
         if self.prefix is None:
             check_images(images, self.card.image_size)
             return images
+        if self.is_compiled and len(images) == 1:  # compilers treat a size of 1 apart, and would begin anew
+            return self.prefix(twice(images), self.need).map(lambda t: t[:1])
         return self.prefix(images, self.need)
 
     def forward(self, x: Float[Tensor, "batch 3 height width"] | Features) -> Float[Tensor, "batch label"]:
@@ -89,6 +109,8 @@ class AdaptedModel(nn.Module):
         """
         given = self.features(x) if isinstance(x, Tensor) else x
         with by_autocast(self.head.weight.device, self.dtype):
+            if self.is_compiled and batch_size(given) == 1:
+                return self.head(self.suffix(twice(given))[:1])
             return self.head(self.suffix(given))
 
     def trained(self) -> dict[str, Tensor]:
@@ -149,6 +171,15 @@ class AdaptedModel(nn.Module):
         from sidetune.merging import merge
 
         return merge(self, into)
+
+
+def batch_size(given: Features | Tensor) -> int:
+    return len(given if isinstance(given, Tensor) else given.tensors()[0])
+
+
+def twice(given: Features | Tensor) -> Features | Tensor:
+    """A batch followed by itself."""
+    return torch.cat([given, given]) if isinstance(given, Tensor) else given.map(lambda t: torch.cat([t, t]))
 
 
 def is_statistic(name: str) -> bool:

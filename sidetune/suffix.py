@@ -5,11 +5,11 @@ Where it starts follows from what the method touches, and from nothing else.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import save_on_cpu
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -76,10 +76,10 @@ class Suffix(nn.Module):
         self.pool = nn.Identity() if self.only_pools else adaptation.pool or own("pool", parts["pool"])
         self.dtype = torch.float32
         self.native: set[nn.Module] = set()
-        self.checkpoint = False
-        """Whether blocks are computed again for the gradient; then only their inputs are kept."""
-        self.offload = False
-        """Whether taps of the prefix wait for the gradient in host memory."""
+        self.num_recomputed = 0
+        """How many blocks, the first ones, are computed again for the gradient; only their inputs are kept."""
+        self.keep_taps: Callable[[], AbstractContextManager[object]] = nullcontext
+        """In which context taps of the prefix are saved for the gradient."""
         self.train(False)
 
     def hold(self, device: torch.device, dtype: torch.dtype) -> None:
@@ -115,7 +115,7 @@ class Suffix(nn.Module):
         state = None
         if isinstance(given, Features):
             z = given.outputs[self.seam] if self.gather is None else given.gathered[self.gather]
-            with save_on_cpu(pin_memory=z.is_cuda) if self.offload else nullcontext():
+            with self.keep_taps():
                 for i in self.reads_before:
                     state = self.side.read(i, given.inputs[i], state)
         else:
@@ -130,7 +130,7 @@ class Suffix(nn.Module):
             if i in self.side.reads:
                 state = self.side.read(i, z, state)
             block = self.blocks[str(i)]
-            if self.checkpoint and torch.is_grad_enabled() and not counts(block):
+            if i <= start + self.num_recomputed and torch.is_grad_enabled() and not counts(block):
                 z = checkpoint(self.run, block, z, use_reentrant=False)
             else:
                 z = self.run(block, z)

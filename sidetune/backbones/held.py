@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary, WeakTensorKeyDictionary
 
+from sidetune.backbones.eight_bit import EightBitLinear
+
 _copies: WeakIdKeyDictionary = WeakTensorKeyDictionary()
 """By original: its copies of other types and on other devices that are in use."""
 
@@ -18,7 +20,7 @@ def hold(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
 
     Frozen tensors are replaced, not changed: whoever else holds the original keeps it, and it is gone when nobody does.
     Trained parameters keep their type, and with them the vectors of the same layer (a norm computes in one type);
-    BatchNorms, whose statistics need it, keep theirs.
+    BatchNorms, whose statistics need it, keep theirs, and so do the scales of 8-bit weights.
     """
     for part in module.modules():
         trains = any(p.requires_grad for p in part.parameters(recurse=False))
@@ -30,7 +32,7 @@ def hold(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
                     if t.device != device:
                         t.data = t.data.to(device)
                 else:
-                    keeps = isinstance(part, _BatchNorm) or (trains and t.ndim <= 1)
+                    keeps = isinstance(part, (_BatchNorm, EightBitLinear)) or (trains and t.ndim <= 1)
                     changes = t.is_floating_point() and not keeps
                     tensors[name] = copy_of(t, device, dtype if changes else t.dtype)  # type: ignore[assignment]
 

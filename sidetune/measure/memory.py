@@ -9,12 +9,14 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage, optim
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -23,7 +25,7 @@ from sidetune.features import Features
 from sidetune.model import AdaptedModel
 from sidetune.train.optimizer import make_optimizer, optimizer_tensors
 from sidetune.train.recipe import Recipe
-from sidetune.train.step import backward
+from sidetune.train.step import backward, save_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +175,7 @@ def trial(
 ) -> Iterator[tuple[Callable[[], None], optim.Optimizer]]:
     """A training step on images or their features to run, and its optimizer; the model is put back afterwards."""
     before = {name: t.cpu().clone() for name, t in model.trained().items()}
-    was_training, was_saving = model.training, (model.suffix.checkpoint, model.suffix.offload)
+    was_training, was_saving = model.training, (model.suffix.num_recomputed, model.suffix.keep_taps)
     optimizer = make_optimizer(model, recipe, recipe.lr or model.method.lr)
 
     def step() -> None:
@@ -182,9 +184,19 @@ def trial(
         optimizer.zero_grad(set_to_none=True)
 
     model.train()
-    model.suffix.checkpoint, model.suffix.offload = recipe.checkpoint, recipe.offload
+    save_memory(model, recipe)
+    if recipe.offload and isinstance(labels, FakeTensor):
+        model.suffix.keep_taps = out_of_sight
     with torch.random.fork_rng(devices=[labels.device] if labels.is_cuda else []):
         yield step, optimizer
     model.load_trained(before)
     model.train(was_training)
-    model.suffix.checkpoint, model.suffix.offload = was_saving
+    model.suffix.num_recomputed, model.suffix.keep_taps = was_saving
+
+
+def out_of_sight() -> AbstractContextManager[object]:
+    """Offloading to a host whose memory is not counted, for tensors without values."""
+    return saved_tensors_hooks(
+        lambda t: (t.shape, t.dtype),
+        lambda kind: torch.empty(kind[0], dtype=kind[1]),
+    )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -51,6 +52,9 @@ class Plan:
     batch_size: int
     micro_batch: int | None
     checkpoint: bool
+    checkpoint_blocks: int | None
+    offload: bool
+    weights: str
     parameters: Parameters
     num_blocks: int
     frozen_depth: int
@@ -70,7 +74,7 @@ def plan(model: AdaptedModel, recipe: Recipe | None = None) -> Plan:
     """
     recipe = recipe or Recipe()
     precision = precision_here(recipe)
-    with without_values(model, TYPES[precision]) as fake:
+    with without_values(model, recipe) as fake:
         images = torch.empty(1, 3, *model.card.image_size)
         return Plan(
             backbone=model.card.name or model.card.architecture,
@@ -80,6 +84,9 @@ def plan(model: AdaptedModel, recipe: Recipe | None = None) -> Plan:
             batch_size=recipe.batch_size,
             micro_batch=recipe.micro_batch,
             checkpoint=recipe.checkpoint,
+            checkpoint_blocks=recipe.checkpoint_blocks,
+            offload=recipe.offload,
+            weights=recipe.weights,
             parameters=count(model),
             num_blocks=model.num_blocks,
             frozen_depth=model.frozen_depth,
@@ -94,10 +101,10 @@ def precision_here(recipe: Recipe) -> Precision:
 
 
 @contextmanager
-def without_values(model: AdaptedModel, dtype: torch.dtype) -> Iterator[AdaptedModel]:
+def without_values(model: AdaptedModel, recipe: Recipe) -> Iterator[AdaptedModel]:
     """A copy of the model whose tensors have shapes and types but no values, for computing on a pretended CPU."""
     with FakeTensorMode(), torch.device("cpu"):
-        yield rebuild(model, empty).hold(dtype, "cpu")
+        yield rebuild(model, empty).hold(TYPES[precision_here(recipe)], "cpu", weights=recipe.weights)
 
 
 def empty(_: str, t: Tensor) -> Tensor:
@@ -175,40 +182,61 @@ def operations(fake: AdaptedModel, images: Tensor) -> Operations:
 def fit_budget(model: AdaptedModel, recipe: Recipe, budget: int) -> tuple[Recipe, Memory]:
     """The recipe, changed as little as it takes for a training step to stay within `budget` bytes, and its memory.
 
-    Tried in the order of what they cost in time: smaller pieces of the batch, then computing blocks again. Raises
-    OverBudget, naming the smallest need, if none fits.
+    Tried in the order of what they cost in time: smaller pieces of the batch, then (on a GPU) taps in host memory, then
+    computing blocks again, as few as it takes. Raises OverBudget, naming the smallest need, if none fits.
     """
-    with without_values(model, TYPES[precision_here(recipe)]) as fake:
-        *faster, frugal = cheapest_first(fake, recipe)
+    with without_values(model, recipe) as fake:
+        *faster, frugal = cheapest_first(fake, recipe, may_offload=torch.cuda.is_available())
         least = peak_of(fake, frugal)
         if least > budget:
             raise OverBudget(
                 f"a training step does not fit {budget / 2**20:,.0f} MiB: the least that this model takes is "
                 f"{least / 2**20:,.0f} MiB{', ' + told(frugal) if told(frugal) else ''}. A smaller backbone, a smaller "
-                f"image_size or a method with a larger frozen depth takes less"
+                f"image_size, weights=int8 or a method with a larger frozen depth takes less"
             )
         chosen = next((choice for choice in faster if peak_of(fake, choice) <= budget), frugal)
+        if chosen.checkpoint and not recipe.checkpoint:
+            chosen = fewest_blocks(fake, chosen, budget)
         return chosen, memory_of(fake, chosen)
+
+
+def fewest_blocks(fake: AdaptedModel, recipe: Recipe, budget: int) -> Recipe:
+    """The recipe with as few blocks computed again as the budget allows; with all of them it fits."""
+    low, high = 1, len(fake.suffix.blocks)
+    while low < high:
+        middle = (low + high) // 2
+        if peak_of(fake, replace(recipe, checkpoint_blocks=middle)) <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    return recipe if high == len(fake.suffix.blocks) else replace(recipe, checkpoint_blocks=high)
 
 
 def told(recipe: Recipe) -> str:
     """How a recipe saves memory, in words; nothing if it does not."""
     pieces = f"{recipe.micro_batch} images at a time" if recipe.micro_batch else ""
-    again = "blocks computed again for the gradient" if recipe.checkpoint else ""
-    return ", ".join(filter(None, [pieces, again]))
+    count = "" if recipe.checkpoint_blocks is None else f"{recipe.checkpoint_blocks} "
+    again = f"{count}blocks computed again for the gradient" if recipe.checkpoint else ""
+    away = "taps in host memory" if recipe.offload else ""
+    eight = "weights of 8 bits" if recipe.weights == "int8" else ""
+    return ", ".join(filter(None, [pieces, away, again, eight]))
 
 
-def cheapest_first(model: AdaptedModel, recipe: Recipe) -> Iterator[Recipe]:
+def cheapest_first(model: AdaptedModel, recipe: Recipe, may_offload: bool) -> Iterator[Recipe]:
     """A recipe, and others that give the same gradient with less memory."""
     whole = recipe.micro_batch or recipe.batch_size
     sizes = [whole] + [s for s in (64, 32, 16, 8, 4, 2, 1) if s < whole]
     if not can_be_cut(model):
         sizes = [whole]
     large, small = [s for s in sizes if s >= 8 or s == whole], [s for s in sizes if s < 8 and s != whole]
-    order = [(s, c) for part in (large, small) for c in (False, True) for s in part]
-    for size, checkpoint in order:
-        if checkpoint or not recipe.checkpoint:
-            yield replace(recipe, micro_batch=size if size < recipe.batch_size else None, checkpoint=checkpoint)
+    may_offload = may_offload and bool(model.suffix.reads_before) and not recipe.compile
+    offloads = [True] if recipe.offload else [False, True] if may_offload else [False]
+    checkpoints = [True] if recipe.checkpoint else [False, True]
+    for part in (large, small):
+        for checkpoint, offload in product(checkpoints, offloads):
+            for size in part:
+                piece = size if size < recipe.batch_size else None
+                yield replace(recipe, micro_batch=piece, checkpoint=checkpoint, offload=offload)
 
 
 def largest_batch(model: AdaptedModel, recipe: Recipe, budget: int) -> int:
@@ -216,8 +244,7 @@ def largest_batch(model: AdaptedModel, recipe: Recipe, budget: int) -> int:
 
     Memory grows by the same for every image, so two plans tell, and a third makes sure.
     """
-    precision = precision_here(recipe)
-    with without_values(model, TYPES[precision]) as fake:
+    with without_values(model, recipe) as fake:
 
         def peak(batch_size: int) -> int:
             return peak_of(fake, replace(recipe, batch_size=batch_size))

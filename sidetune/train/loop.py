@@ -29,7 +29,7 @@ from sidetune.train.optimizer import make_optimizer
 from sidetune.train.precision import TYPES, resolve
 from sidetune.train.recipe import Precision, Recipe
 from sidetune.train.schedule import learning_rate, num_epochs
-from sidetune.train.step import backward, can_be_cut
+from sidetune.train.step import backward, can_be_cut, save_memory
 
 
 class Report(Protocol):
@@ -109,8 +109,10 @@ def fit(
             "use a smaller batch_size instead"
         )
     model.suffix.set_drop_path(recipe.drop_path)
-    model.suffix.checkpoint, model.suffix.offload = recipe.checkpoint, recipe.offload
-    model.hold(TYPES[precision], accelerator.device)
+    save_memory(model, recipe)
+    model.hold(TYPES[precision], accelerator.device, weights=recipe.weights)
+    if recipe.compile:
+        model.compile_halves()
     try:
         kept_in = None if store is None else Path(store)
         run = Run(model, recipe, precision, accelerator, report, folder, kept_in)

@@ -32,8 +32,14 @@ class Recipe:
     """Images in work at once; the gradient stays that of the whole batch. The batch in one piece if None."""
     checkpoint: bool = False
     """Keep only the inputs of the suffix's blocks and compute the blocks again for the gradient."""
+    checkpoint_blocks: int | None = None
+    """How many of the suffix's blocks `checkpoint` is for, the first ones; all if None."""
     offload: bool = False
     """Keep what the side network read of the frozen half in host memory until its gradient; slower, for GPUs."""
+    compile: bool = False
+    """Compile both halves by `torch.compile`: a minute at the start for faster steps; pays on long runs."""
+    weights: Literal["same", "int8"] = "same"
+    """How frozen linear layers are held: in the type they compute in, or in 8 bits with a scale for each output."""
     drop_path: float = 0.0
     """Stochastic depth of the last block; smaller before it by the linear rule, 0 in the frozen prefix."""
     precision: Precision = "auto"
@@ -60,8 +66,13 @@ class Recipe:
         for name in ("warmup_lr", "min_lr", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.micro_batch is not None and self.micro_batch < 1:
-            raise ValueError(f"micro_batch must be at least 1, got {self.micro_batch}")
+        for name in ("micro_batch", "checkpoint_blocks"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.compile and self.offload:
+            raise ValueError(
+                "compile does not go with offload, which works outside of the compiler's sight; choose one"
+            )
         for name in ("lr", "clip_grad"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -79,5 +90,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "keep": ("last", "best"),
     "features": ("auto", "memory", "off"),
     "lr_update": ("epoch", "step"),
+    "weights": ("same", "int8"),
     "codec": ("same", "fp16", "bf16", "int8"),
 }

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.autograd.graph import save_on_cpu
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sidetune.features import Features
 from sidetune.model import AdaptedModel
+from sidetune.train.recipe import Recipe
+
+
+def save_memory(model: AdaptedModel, recipe: Recipe) -> None:
+    """Let the suffix recompute and offload as a recipe says."""
+    suffix = model.suffix
+    asked = len(suffix.blocks) if recipe.checkpoint_blocks is None else recipe.checkpoint_blocks
+    suffix.num_recomputed = asked if recipe.checkpoint else 0
+    suffix.keep_taps = in_host_memory if recipe.offload else nullcontext
+
+
+def in_host_memory() -> AbstractContextManager[object]:
+    return save_on_cpu(pin_memory=torch.cuda.is_available())
 
 
 def backward(

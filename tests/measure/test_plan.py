@@ -1,14 +1,17 @@
 """What is planned is what is tracked, and a budget is kept."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 from conftest import tiny_backbone, tiny_network
+from torch import nn
 
 import sidetune
 from sidetune.errors import OverBudget
 from sidetune.measure.memory import training_memory, training_peak
-from sidetune.measure.plan import fit_budget, largest_batch, plan
+from sidetune.measure.plan import cheapest_first, fit_budget, largest_batch, plan, told, without_values
 from sidetune.train.precision import TYPES
 from sidetune.train.recipe import Recipe
 
@@ -17,7 +20,7 @@ def tracked(model, recipe):
     """The peak with values, counted while computing."""
     images = torch.randn(recipe.batch_size, 3, *model.card.image_size)
     labels = torch.arange(recipe.batch_size) % 3
-    return training_peak(model.hold(TYPES[recipe.precision], "cpu"), images, labels, recipe)
+    return training_peak(model.hold(TYPES[recipe.precision], "cpu", weights=recipe.weights), images, labels, recipe)
 
 
 @pytest.mark.parametrize("kind", ["vit", "dinov2", "swin", "convnext", "resnet", "efficientnet"])
@@ -36,7 +39,16 @@ def tiny_backbone_on_meta(kind):
     return sidetune.open_backbone(tiny_network(kind).to("meta"), image_size=size)
 
 
-@pytest.mark.parametrize("choices", [{"micro_batch": 2}, {"checkpoint": True}, {"checkpoint": True, "micro_batch": 2}])
+SAVING = [
+    {"micro_batch": 2},
+    {"checkpoint": True},
+    {"checkpoint": True, "micro_batch": 2},
+    {"checkpoint": True, "checkpoint_blocks": 1},
+    {"weights": "int8"},
+]
+
+
+@pytest.mark.parametrize("choices", SAVING)
 @pytest.mark.parametrize("method", ["dtl+", "lora"])
 def test_the_plan_of_saving_memory_is_tracked_too(vit, method, choices):
     recipe = Recipe(batch_size=8, precision="fp32", **choices)
@@ -94,6 +106,35 @@ def test_a_budget_takes_the_fastest_way_that_fits(vit):
     assert fit_budget(model, recipe, least)[0].micro_batch == 1
     with pytest.raises(OverBudget, match="does not fit 0 MiB: the least that this model takes is"):
         fit_budget(model, recipe, 1000)
+
+
+def test_a_budget_computes_no_more_blocks_again_than_it_must(vit):
+    model = sidetune.adapt(vit, "lora", num_classes=3)
+
+    def peak(**choices):
+        return plan(model, Recipe(precision="fp32", batch_size=8, **choices)).memory.peak
+
+    by_count = [peak(micro_batch=8 if n else None, checkpoint=n > 0, checkpoint_blocks=n or None) for n in range(5)]
+    assert by_count == sorted(by_count, reverse=True) and by_count[3] < by_count[0]
+    chosen, memory = fit_budget(model, Recipe(precision="fp32", batch_size=8), by_count[2])
+    assert (chosen.micro_batch, chosen.checkpoint, chosen.checkpoint_blocks) == (None, True, 2)
+    assert memory.peak <= by_count[2] and told(chosen) == "2 blocks computed again for the gradient"
+
+
+def test_taps_in_host_memory_are_not_counted_and_are_tried_where_there_is_a_gpu(vit):
+    model, recipe = sidetune.adapt(vit, "dtl+", num_classes=3), Recipe(precision="fp32", batch_size=8)
+    here, away = (plan(model, replace(recipe, offload=offload)).memory.peak for offload in (False, True))
+    assert away < here
+    with without_values(model, recipe) as fake:
+        for may_offload in (False, True):
+            assert any(c.offload for c in cheapest_first(fake, recipe, may_offload)) is may_offload
+
+
+def test_weights_of_eight_bits_take_a_quarter_of_full_precision(vit):
+    model = sidetune.adapt(vit, "dtl+", num_classes=3)
+    full, eight = (plan(model, Recipe(precision="fp32", weights=w)).memory.frozen for w in ("same", "int8"))
+    linear = sum(m.weight.numel() for block in vit.blocks.values() for m in block.modules() if isinstance(m, nn.Linear))
+    assert full - eight > 2.9 * linear
 
 
 def test_trained_batchnorms_are_never_cut(samples):

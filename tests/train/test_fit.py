@@ -23,7 +23,7 @@ from sidetune.train import checkpoint
 from sidetune.train.loop import Silent
 from sidetune.train.optimizer import make_optimizer
 from sidetune.train.recipe import Recipe
-from sidetune.train.step import backward, can_be_cut
+from sidetune.train.step import backward, can_be_cut, save_memory
 
 QUICK = Recipe(epochs=3, batch_size=8, precision="fp32", lr=5e-3)
 
@@ -275,7 +275,13 @@ def test_two_processes_train_together_as_one_would(vit, samples, tmp_path):
         assert torch.allclose(two.trained()[name], value, rtol=1e-3, atol=1e-5), name
 
 
-SAVING = [{"micro_batch": 3}, {"checkpoint": True}, {"offload": True}, {"micro_batch": 1, "checkpoint": True}]
+SAVING = [
+    {"micro_batch": 3},
+    {"checkpoint": True},
+    {"checkpoint": True, "checkpoint_blocks": 1},
+    {"offload": True},
+    {"micro_batch": 1, "checkpoint": True},
+]
 
 
 @pytest.mark.parametrize("method", ["dtl+", "lora", "full"])
@@ -287,13 +293,13 @@ def test_saving_memory_leaves_the_gradient_of_the_whole_batch(backbone, method, 
         pytest.skip("trained BatchNorms are never cut; fit refuses it, which has a test")
     images, labels = torch.randn(7, 3, *backbone.card.image_size), torch.arange(7) % 3
 
-    def gradients(micro_batch=None, checkpoint=False, offload=False):
+    def gradients(**choices):
         model = sidetune.adapt(backbone, method, num_classes=3)
         disturb(model)
         model.train()
         model.suffix.set_drop_path(0)  # timm's Swin drops by itself
-        model.suffix.checkpoint, model.suffix.offload = checkpoint, offload
-        loss = backward(model, images, labels, micro_batch=micro_batch)
+        save_memory(model, Recipe(**choices))
+        loss = backward(model, images, labels, micro_batch=choices.get("micro_batch"))
         return loss, {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
     torch.manual_seed(0)
@@ -306,10 +312,42 @@ def test_saving_memory_leaves_the_gradient_of_the_whole_batch(backbone, method, 
         assert (gradient - saved[name]).abs().max() <= 1e-6 * largest, name
 
 
+def test_compiled_halves_compute_the_same_and_compile_no_more_at_short_batches_and_new_epochs():
+    script = Path(__file__).with_name("compiled_halves.py")
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    for line in ended.stdout.splitlines():
+        method, first, second = line.split()
+        assert 0 < int(first) == int(second), f"{method} compiled {second} graphs, {first} of them in its first epoch"
+
+
+def test_fit_compiles_where_the_recipe_says_so(vit, samples, monkeypatch):
+    model = sidetune.adapt(vit, "dtl+", num_classes=3, transform="vtab")
+    asked = []
+    monkeypatch.setattr(type(model), "compile_halves", lambda self: asked.append(self))
+    sidetune.fit(model, samples, recipe=Recipe(epochs=1, compile=True))
+    assert asked == [model]
+
+
+def test_what_does_not_go_together_is_refused():
+    with pytest.raises(ValueError, match="compile does not go with offload"):
+        Recipe(compile=True, offload=True)
+    with pytest.raises(ValueError, match="checkpoint_blocks must be at least 1, got 0"):
+        Recipe(checkpoint_blocks=0)
+
+
+def test_a_model_can_be_trained_on_frozen_weights_of_eight_bits(vit, samples):
+    model = sidetune.adapt(vit, "dtl+", num_classes=3, transform="vtab")
+    recipe = Recipe(epochs=12, lr=1e-2, lr_update="step", precision="fp32", weights="int8")
+    sidetune.fit(model, samples, recipe=recipe)
+    assert model.prefix.blocks["1"].mlp.fc1.codes.dtype == torch.int8
+    assert sidetune.evaluate(model, samples, precision="fp32").accuracy > 0.9
+
+
 def test_blocks_that_gather_statistics_are_not_run_twice():
     model = sidetune.adapt(tiny_backbone("resnet"), "full", num_classes=3)
     model.train()
-    model.suffix.checkpoint = True
+    save_memory(model, Recipe(checkpoint=True))
     backward(model, torch.randn(4, 3, 32, 32), torch.arange(4) % 3)
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert {int(m.num_batches_tracked) for m in norms} == {1}
