@@ -74,6 +74,26 @@ def plot_memory(memories: Mapping[str, Memory], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
+def plot_study(c: Comparison, study: str, path: Path) -> None:
+    """Accuracy and peak memory of the variants of a study, side by side, in the order they stand in."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    accuracy_axes, memory_axes = figure.subplots(1, 2)
+    labels = [row.method for row in c.rows]
+    spreads = np.nan_to_num([100 * row.spread for row in c.rows])
+    line = {"color": COLOURS[0], "marker": "o", "capsize": 3}
+    if not all(label.isdigit() for label in labels):  # variants without an order are not joined
+        line["linestyle"] = "none"
+    accuracy_axes.errorbar(labels, [100 * row.accuracy for row in c.rows], yerr=spreads, **line)
+    accuracy_axes.set_ylabel(f"{c.scored_on} accuracy (%)")
+    memory_axes.bar(labels, [row.peak_bytes / 2**20 for row in c.rows], color=COLOURS[1], width=0.6)
+    memory_axes.set_ylabel("peak memory of a training step (MiB)")
+    for axes in (accuracy_axes, memory_axes):
+        tidy(axes)
+        axes.tick_params(axis="x", labelsize=8, rotation=20 if max(map(len, labels)) > 8 else 0)
+    figure.suptitle(f"{study} on {c.data}, {c.backbone}, {c.image_size[0]} px", fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
 def plot_curves(comparisons: Sequence[Comparison], path: Path) -> None:
     """Training loss and, where there are validation images, their accuracy by epoch; of the first seed."""
     figure = Figure(figsize=(5.2 * len(comparisons), 6.4), layout="constrained")

@@ -101,6 +101,19 @@ def test_compare_writes_a_report(run, folder, network):
     assert [len(row["accuracies"]) for row in rows] == [2, 2]
 
 
+def test_ablate_draws_variants_side_by_side(run, folder, network):
+    quick = (*network, "--epochs", "1", "--set", "recipe.batch_size=8", "--json")
+    rows = json.loads(run("ablate", folder, "dtl+:rank=1,2", *quick))["rows"]
+    assert [row["method"] for row in rows] == ["1", "2"]
+    trainable = [row["parameters"]["trainable"] for row in rows]
+    assert trainable[1] - trainable[0] == 12 * 2 * 192
+    studied = json.loads(run("ablate", folder, "mist-components", *quick, "--out", "study"))
+    assert [row["method"] for row in studied["rows"]] == ["linear", "gather", "LAE", "gather + LAE"]
+    with Image.open("study/study.png") as picture:
+        assert picture.size[0] > 500
+    assert "ablate-squares-dtl+-rank" in {p.name for p in folder.parent.iterdir()}
+
+
 def test_export_and_merge(run, folder, network, model):
     assert "its logits differ by at most" in run("export", model, "model.onnx")
     assert onnxruntime.InferenceSession("model.onnx").get_inputs()[0].shape[1:] == [3, 32, 32]
@@ -151,6 +164,8 @@ def test_ctrl_c_says_how_to_go_on(run, folder, network, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("ablate", "fashion-1k", "dtl-ranks"), "unknown study 'dtl-ranks'; known: dtl-modules"),
+        (("ablate", "fashion-1k", "dtl+:rank"), "a study of your own is METHOD:CHOICE=VALUE"),
         (("fit", "nowhere"), "no folder at nowhere, and no data set of that name; known names: fashion-1k"),
         (("fit", "fashion-1k", "--method", "dlt"), "unknown method 'dlt'; known: linear"),
         (("fit", "fashion-1k", "--set", "method.rank=0"), "rank must be at least 1, got 0"),

@@ -1,0 +1,84 @@
+"""`sidetune ablate`: variants of a method on the same data, drawn by what varies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sidetune.cli.options import JSON, Backbone, Epochs, Overwrite, Set, SkipBad
+
+if TYPE_CHECKING:
+    from sidetune.methods import Method
+
+
+def ablate_command(
+    data: Annotated[str, typer.Argument(help="Image folder, or fashion-1k, sprites-location, sprites-orientation.")],
+    study: Annotated[
+        str,
+        typer.Argument(help="A study of the papers (dtl-rank, mist-k, ...), or METHOD:CHOICE=VALUE,VALUE,..."),
+    ],
+    seeds: Annotated[int, typer.Option(help="How many seeds each variant is trained with.", min=1)] = 1,
+    backbone: Backbone = "vit_base_patch16_224.augreg_in21k",
+    epochs: Epochs = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; ablate-DATA-STUDY if not given.")] = None,
+    settings: Set = [],  # noqa: B006
+    overwrite: Overwrite = False,
+    skip_bad: SkipBad = False,
+    as_json: JSON = False,
+) -> None:
+    """Train variants of a method side by side: accuracy and peak memory against what varies."""
+    from sidetune.backbones import open_backbone
+    from sidetune.cli.choices import Setup, changed, parse
+    from sidetune.cli.compare import fresh, show
+    from sidetune.cli.data import read_checked
+    from sidetune.cli.progress import progress
+    from sidetune.measure.compare import compare
+    from sidetune.measure.plots import plot_study
+    from sidetune.measure.report import markdown
+    from sidetune.measure.studies import find_study
+    from sidetune.train.recipe import Recipe
+
+    choices = parse(settings)
+    setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
+    own = varied(study) if ":" in study else None
+    variants = find_study(study) if own is None else lambda _: own
+    with progress() as report:
+        splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
+        out = fresh(out or Path(f"ablate-{splits.name}-{study.partition('=')[0].replace(':', '-')}"), overwrite)
+        opened = open_backbone(backbone, image_size=setup.image_size, architecture=setup.architecture)
+        methods = {label: changed(method, choices.method) for label, method in variants(opened).items()}
+        comparison, _ = compare(
+            splits,
+            opened,
+            methods,
+            recipe=recipe if epochs is None else replace(recipe, epochs=epochs),
+            seeds=range(recipe.seed, recipe.seed + seeds),
+            transform=setup.transform,
+            report=report,
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    comparison.save(out / "results.json")
+    plot_study(comparison, study, out / "study.png")
+    (out / "report.md").write_text(f"# {study}\n\n![accuracy and memory](study.png)\n\n{markdown(comparison)}")
+    if as_json:
+        print(json.dumps(asdict(comparison)))
+        return
+    show(comparison)
+    print(f"report in {out / 'report.md'}")
+
+
+def varied(text: str) -> Mapping[str, Method]:
+    """`dtl+:rank=1,2,4` -> the variants by value. Raises ValueError for another form, or unknown names."""
+    from sidetune.cli.choices import changed
+    from sidetune.methods import find_method
+
+    name, _, rest = text.partition(":")
+    choice, equals, values = rest.partition("=")
+    if not equals or not values:
+        raise ValueError(f"a study of your own is METHOD:CHOICE=VALUE,VALUE,... (dtl+:rank=1,2,4), got {text!r}")
+    return {value: changed(find_method(name), {choice: value}) for value in values.split(",")}

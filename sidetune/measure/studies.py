@@ -1,0 +1,82 @@
+"""The papers' ablations: which variants of a method are trained beside each other, named after what they vary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import get_args
+
+from sidetune.backbones import Backbone
+from sidetune.errors import unknown
+from sidetune.methods import Method
+from sidetune.methods.dtl import DTL, Fusion
+from sidetune.methods.linear import Linear
+from sidetune.methods.mist import MIST, Block
+
+Variants = Mapping[str, Method]
+PLUS = DTL(fusion="depthwise")
+
+
+def dtl_modules(_: Backbone) -> Variants:
+    """DTL (AAAI 2024), table of components."""
+    return {
+        "linear": Linear(),
+        "CSN": DTL(theta=False),
+        "CSN + swish": DTL(),
+        "CSN + swish + dwconv": PLUS,
+    }
+
+
+def dtl_fusion(_: Backbone) -> Variants:
+    """The operator g (journal, fusion operators)."""
+    return {kind: DTL(fusion=kind) for kind in get_args(Fusion)}
+
+
+def dtl_rank(_: Backbone) -> Variants:
+    return {str(rank): replace(PLUS, rank=rank) for rank in (1, 2, 4, 8)}
+
+
+def dtl_first_write(backbone: Backbone) -> Variants:
+    """M from 1 to N in about five steps."""
+    num_blocks = backbone.num_blocks
+    values = sorted({1, num_blocks // 4 + 1, num_blocks // 2 + 1, 3 * num_blocks // 4 + 1, num_blocks})
+    return {str(m): replace(PLUS, first_write=m) for m in values}
+
+
+def mist_components(_: Backbone) -> Variants:
+    """MIST, table 3."""
+    return {
+        "linear": Linear(),
+        "gather": MIST(layers=0),
+        "LAE": MIST(gather=False),
+        "gather + LAE": MIST(),
+    }
+
+
+def mist_blocks(_: Backbone) -> Variants:
+    """MIST, table 4."""
+    return {f"{kind} x {layers}": MIST(block=kind, layers=layers) for kind in get_args(Block) for layers in (4, 8)}
+
+
+def mist_k(backbone: Backbone) -> Variants:
+    """How many taps are summed: N and fractions of it."""
+    num_blocks = backbone.num_blocks
+    values = sorted({num_blocks * part // 12 for part in (3, 6, 8, 10, 12)})
+    return {str(k): MIST(k=k) for k in values}
+
+
+STUDIES: dict[str, Callable[[Backbone], Variants]] = {
+    "dtl-modules": dtl_modules,
+    "dtl-fusion": dtl_fusion,
+    "dtl-rank": dtl_rank,
+    "dtl-first-write": dtl_first_write,
+    "mist-components": mist_components,
+    "mist-blocks": mist_blocks,
+    "mist-k": mist_k,
+}
+
+
+def find_study(name: str) -> Callable[[Backbone], Variants]:
+    if name not in STUDIES:
+        raise unknown("study", name, STUDIES)
+    return STUDIES[name]
