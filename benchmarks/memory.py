@@ -5,11 +5,12 @@ at once during the second step: parameters, buffers, optimizer state, gradients,
 Every row whole, and with the batch in pieces of 8 (the same gradient). Counted on tensors without values, so it takes a
 minute and is the same on every machine; benchmarks/gpu.py has CUDA's counts.
 
-    python benchmarks/memory.py [backbone]      # writes benchmarks/results/memory-BACKBONE.json
+    python benchmarks/memory.py                 # writes benchmarks/results/memory-vit_base_patch16_224.json
+    python benchmarks/memory.py --backbone vit_giant_patch14_dinov2 --image-size 224 --methods linear,dtl+,lora
 """
 
+import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +26,14 @@ from sidetune.measure.memory import TensorBytes
 from sidetune.measure.parameters import count
 from sidetune.measure.plan import empty
 
-METHODS = ("linear", "dtl", "dtl+", "dtl+*", "partial", "lora", "bitfit", "vpt-deep", "full")
+METHODS = "linear,mist,dtl,dtl+,dtl+*,partial,lora,bitfit,vpt-deep,full"
+SAVING = {
+    "whole": {},
+    "pieces of 8": {"micro_batch": 8},
+    "checkpoint": {"checkpoint": True},
+    "checkpoint, pieces of 8": {"checkpoint": True, "micro_batch": 8},
+    "checkpoint, pieces of 8, int8": {"checkpoint": True, "micro_batch": 8, "weights": "int8"},
+}
 BATCH, PIECE = 32, 8
 RESULTS = Path(__file__).parent / "results"
 
@@ -46,31 +54,37 @@ def peer_peak(make: object, name: str, pixels: int, micro_batch: int | None) -> 
 
 
 def main() -> None:
-    name = sys.argv[1] if len(sys.argv) > 1 else "vit_base_patch16_224"
-    rows = []
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--backbone", default="vit_base_patch16_224")
+    parser.add_argument("--image-size", type=int, help="ours alone then; the others have the network's own size")
+    parser.add_argument("--methods", default=METHODS)
+    options = parser.parse_args()
+    name, rows = options.backbone, []
 
     def add(who: str, method: str, how: str, peak: int, **more: object) -> None:
         rows.append({"who": who, "method": method, "how": how, "peak_bytes": peak, **more})
         print(f"{who:10}{method:26}{how:28}{peak / 2**20:9,.1f} MiB", flush=True)
 
     with torch.device("meta"):
-        backbone = sidetune.open_backbone(timm.create_model(name, num_classes=0))
-    for method in METHODS:
+        backbone = sidetune.open_backbone(timm.create_model(name, num_classes=0), image_size=options.image_size)
+    for method in options.methods.split(","):
         with torch.device("meta"):
             model = sidetune.adapt(backbone, method, num_classes=NUM_CLASSES)
-        for how, choices in {
-            "whole": {},
-            f"pieces of {PIECE}": {"micro_batch": PIECE},
-            "checkpoint": {"checkpoint": True},
-            f"checkpoint, pieces of {PIECE}": {"checkpoint": True, "micro_batch": PIECE},
-        }.items():
+        for how, choices in SAVING.items():
             plan = sidetune.plan(model, sidetune.Recipe(precision="bf16", batch_size=BATCH, **choices))
             parts = {"memory": asdict(plan.memory), "parameters": asdict(count(model))}
             add("sidetune", method, how, plan.memory.peak, **parts)
-    for method, make in PEERS.items():
+    for method, make in ({} if options.image_size else PEERS).items():
         for how, micro_batch in (("whole", None), (f"pieces of {PIECE}", PIECE)):
             add("peer", method, how, peer_peak(make, name, backbone.card.image_size[0], micro_batch))
-    result = {"kind": "memory", "backbone": name, "batch_size": BATCH, **birth_certificate(), "rows": rows}
+    result = {
+        "kind": "memory",
+        "backbone": name,
+        "image_size": backbone.card.image_size,
+        "batch_size": BATCH,
+        **birth_certificate(),
+        "rows": rows,
+    }
     path = RESULTS / f"memory-{name}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {path}")
