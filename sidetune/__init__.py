@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sidetune.methods import METHODS, Adaptation, Method, SideNetwork
     from sidetune.model import AdaptedModel, adapt
     from sidetune.saving import load
+    from sidetune.train.begin import begin
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
     from sidetune.train.papers import PaperRun, paper_run, paper_runs
@@ -48,6 +49,7 @@ __all__ = [
     "Splits",
     "Transform",
     "adapt",
+    "begin",
     "check_method",
     "compare",
     "evaluate",
@@ -73,6 +75,7 @@ HOMES = {
     "sidetune.methods": ("METHODS", "Adaptation", "Method", "SideNetwork"),
     "sidetune.model": ("AdaptedModel", "adapt"),
     "sidetune.saving": ("load",),
+    "sidetune.train.begin": ("begin",),
     "sidetune.train.evaluate": ("evaluate",),
     "sidetune.train.loop": ("fit",),
     "sidetune.train.papers": ("PaperRun", "paper_run", "paper_runs"),

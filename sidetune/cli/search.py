@@ -12,6 +12,7 @@ from sidetune.data.samples import split_off
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.train.batches import Data
+from sidetune.train.begin import begin
 from sidetune.train.kept import share_features
 from sidetune.train.recipe import Recipe
 from sidetune.train.search import Choice, Trial, search
@@ -71,13 +72,18 @@ def searched(
         chosen = replace(method, **{name: value for name, value in choice.items() if name != "lr"})  # type: ignore[arg-type]
         return adapt(opened, chosen, classes=train.classes, transform=transform, seed=recipe.seed)
 
+    def make_begun(choice: Choice) -> AdaptedModel:
+        model = make(choice)
+        begin(model, train, recipe.seed)
+        return model
+
     quick = replace(recipe, views=0)
     parts = {"train": train, "val": val}
     data: dict[str, Data] = {
         **parts,
         **share_features(parts, opened, [make(c) for c in choices], quick, report.features),
     }
-    best, trials = search(make, choices, data["train"], data["val"], quick, Trials(report))
+    best, trials = search(make_begun, choices, data["train"], data["val"], quick, Trials(report))
     ERR.print(f"chosen {told(best)} after {len(trials)} short runs on {len(val):,} validation images")
     kept = {name: value for name, value in best.items() if name != "lr"}
     return replace(method, **kept), replace(recipe, lr=best.get("lr", recipe.lr))  # type: ignore[arg-type]

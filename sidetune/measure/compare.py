@@ -23,6 +23,7 @@ from sidetune.measure.parameters import Parameters, count
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.train.batches import Data
+from sidetune.train.begin import begin
 from sidetune.train.checkpoint import Epoch
 from sidetune.train.evaluate import evaluate
 from sidetune.train.kept import share_features
@@ -144,6 +145,7 @@ def compare(
         for seed in seeds:
             report.method(name, seed)
             trained = model if seed == seeds[0] else make(name, seed)
+            begin(trained, splits.train, seed)
             folder = out / name if out and seed == seeds[0] else None
             runs.append(
                 fit(

@@ -8,8 +8,11 @@ from sidetune.backbones.backbone import Backbone
 from sidetune.errors import MethodRefused, unknown
 from sidetune.methods.dtl import DTL
 from sidetune.methods.full import BitFit, Full, Partial
+from sidetune.methods.last import LAST
 from sidetune.methods.linear import Linear
 from sidetune.methods.lora import LoRA
+from sidetune.methods.lorand import LoRand
+from sidetune.methods.lst import LST
 from sidetune.methods.method import Adaptation, Method, SideNetwork
 from sidetune.methods.mist import MIST
 from sidetune.methods.vpt import VPT
@@ -29,6 +32,9 @@ METHODS: dict[str, Method] = {
     "dtl+": DTL(fusion="depthwise"),
     "dtlv1": DTL(fusion="depthwise"),
     "mist": MIST(),
+    "lst": LST(),
+    "last": LAST(),
+    "lorand": LoRand(),
     "dtl+*": DTL(fusion="depthwise", first_write=1),
 }
 """Presets by name. A method of your own joins with `METHODS["mine"] = Mine()`."""
