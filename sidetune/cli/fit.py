@@ -9,20 +9,26 @@ from typing import Annotated
 
 import typer
 
-from sidetune.cli.options import JSON, Backbone, Epochs, MemoryBudget, Overwrite, Set, SkipBad
+from sidetune.cli.options import BACKBONE_HELP, JSON, Epochs, MemoryBudget, Overwrite, Set, SkipBad
+
+DEFAULT_BACKBONE, DEFAULT_METHOD = "vit_base_patch16_224.augreg_in21k", "dtl+"
 
 
 def fit_command(
     data: Annotated[str, typer.Argument(help="Folder with train/CLASS/*.jpg (and val/, test/), or of classes alone.")],
-    backbone: Backbone = "vit_base_patch16_224.augreg_in21k",
-    method: Annotated[str, typer.Option(help="See `sidetune methods`.")] = "dtl+",
+    backbone: Annotated[
+        str | None, typer.Option(help=f"{BACKBONE_HELP} The recipe's, or {DEFAULT_BACKBONE}, if not given.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"See `sidetune methods`; the recipe's, or {DEFAULT_METHOD}, if not given.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run and the model; runs/DATA-METHOD if not given.")
     ] = None,
     epochs: Epochs = None,
     lr: Annotated[str | None, typer.Option(help="Learning rate, or auto: tried on validation images.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="All choices of a run of the papers, see `sidetune recipes`.")
+        str | None, typer.Option(help="All choices of a paper or of a run in one, see `sidetune recipes`.")
     ] = None,
     settings: Set = [],  # noqa: B006
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
@@ -44,17 +50,20 @@ def fit_command(
     from sidetune.measure.plan import fit_budget, told
     from sidetune.methods import find_method
     from sidetune.model import adapt
+    from sidetune.saving import describe
+    from sidetune.train.conventions import named_run
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
-    from sidetune.train.papers import paper_run
     from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
-    setup, base_recipe, base_method = Setup(), Recipe(), find_method(method)
-    if recipe is not None:
-        run = paper_run(recipe)
-        backbone, base_recipe, base_method = run.backbone, run.recipe, run.method
-        setup = Setup(transform=run.transform, mean=run.mean, std=run.std)
+    if recipe is None:
+        method = method or DEFAULT_METHOD
+        setup, base_recipe, base_method, rates = Setup(), Recipe(), find_method(method), None
+    else:
+        run = named_run(recipe, method)
+        method, backbone, base_recipe, base_method = run.preset, backbone or run.backbone, run.recipe, run.method
+        setup, rates = Setup(transform=run.transform, mean=run.mean, std=run.std), run.rates or None
     setup = changed(setup, choices.setup)
     chosen_recipe = changed(base_recipe if epochs is None else replace(base_recipe, epochs=epochs), choices.recipe)
     chosen_recipe = replace(chosen_recipe, views=views or chosen_recipe.views)
@@ -69,7 +78,11 @@ def fit_command(
         splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
         out = out or Path("runs") / f"{splits.name}-{method}"
         opened = open_backbone(
-            backbone, image_size=setup.image_size, architecture=setup.architecture, mean=setup.mean, std=setup.std
+            backbone or DEFAULT_BACKBONE,
+            image_size=setup.image_size,
+            architecture=setup.architecture,
+            mean=setup.mean,
+            std=setup.std,
         )
         if search_lr or search_write:
             chosen_method, chosen_recipe = searched(
@@ -79,6 +92,7 @@ def fit_command(
                 splits,
                 setup.transform,
                 report,
+                rates=rates,
                 lr=search_lr,
                 first_write=search_write,
             )
@@ -114,6 +128,7 @@ def fit_command(
         }
     result = {
         "out": str(out),
+        "named_recipe": recipe,
         "epochs": len(done.history),
         "kept_epoch": done.kept_epoch,
         "accuracy": scores,
@@ -121,6 +136,7 @@ def fit_command(
         "seconds": sum(e.seconds for e in done.history) + done.features_seconds,
         "precision": done.precision,
         "data": str(Path(data).resolve()) if Path(data).exists() else data,
+        "model": describe(model),
     }
     (out / "run" / "result.json").write_text(json.dumps(result, indent=1))
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -48,19 +49,21 @@ def searched(
     transform: str,
     report: Lines,
     *,
+    rates: Sequence[float] | None,
     lr: bool,
     first_write: bool,
 ) -> tuple[Method, Recipe]:
     """The method and recipe with what was left open chosen on validation images.
 
-    Without any, a fifth of the training images stands in for them; the run itself then trains on all.
+    `rates` are those to try, multiples of the method's own if None. Without validation images, a fifth of the training
+    images stands in for them; the run itself then trains on all.
     """
     val, train = splits.val, splits.train
     if val is None:
         train, val = split_off(train, SHARE_FOR_VALIDATION, recipe.seed)
     axes: dict[str, list[float]] = {}
     if lr:
-        axes["lr"] = [method.lr * factor for factor in FACTORS]
+        axes["lr"] = list(rates or (method.lr * factor for factor in FACTORS))
     if first_write:
         if not hasattr(method, "first_write"):
             raise ValueError(f"{type(method).__name__} has no first_write to choose")

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -116,7 +117,26 @@ def test_methods_and_recipes(run):
     assert "vpt-deep on resnet: prompts are extra tokens" in run("methods")
     assert json.loads(run("methods", "--json"))["lora"]["vit"] is None
     assert "lr 0.003, drop path 0, kernel 5" in run("recipes", "vtab/cifar_100/swin/dtl+")
-    assert len(json.loads(run("recipes", "--json"))) == 136
+    assert (
+        len(json.loads(run("recipes", "/vit/", "--json"))) + len(json.loads(run("recipes", "/swin/", "--json"))) == 136
+    )
+    assert json.loads(run("recipes", "noah", "--json"))["noah"]["forms"] == {"lora": "lora-fused"}
+    assert "fact/dtd: vit_base_patch16_224.orig_in21k, vtab, lr 0.001, drop path 0.1, fact-tt rank 8" in run("recipes")
+
+
+def test_a_papers_convention_is_followed_and_stored(run, folder, network):
+    quick = ("--epochs", "10", "--set", "recipe.batch_size=8")
+    run("fit", folder, *network, "--recipe", "noah", "--method", "lora", *quick, "--out", "model")
+    result = json.loads(Path("model/run/result.json").read_text())
+    assert result["named_recipe"] == "noah"
+    assert result["model"]["method"]["fused"] is True and result["model"]["method"]["pool"] == "token"
+    assert result["model"]["recipe"]["weight_decay"] == 1e-4 and result["model"]["transform"]["preset"] == "vtab"
+    assert result["model"]["backbone"]["mean"] == [0.485, 0.456, 0.406]
+    run("compare", folder, *network, "--recipe", "dtl-aaai24", "--methods", "linear,dtl", *quick, "--out", "report")
+    result = json.loads(Path("report/results-squares.json").read_text())
+    assert result["named_recipe"] == "dtl-aaai24" and result["mean"] == [0.5, 0.5, 0.5]
+    words = ("compare", folder, *network, "--recipe", "noah", "--methods", "lora,vpt-deep")
+    assert "noah normalises pixels otherwise for some of" in run(*words, fails=True)[1]
 
 
 def test_bad_images_are_named_and_skipped_on_request(run, folder, network, model):
