@@ -25,8 +25,8 @@ IN21K = "vit_base_patch16_224.orig_in21k"
 AUGREG = "vit_base_patch16_224.augreg_in21k"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-NOAHS = Recipe(batch_size=64, lr=1e-3, weight_decay=1e-4, warmup_epochs=10, warmup_lr=1e-6, min_lr=1e-5, drop_path=0.1)
-"""100 epochs of AdamW; NOAH's repository, which FacT, SPT and others started from."""
+NOAHS = Recipe(batch_size=64, lr=1e-3, weight_decay=1e-4, warmup_lr=1e-6, min_lr=1e-5, drop_path=0.1)
+"""100 epochs of AdamW, a tenth of them warm-up; NOAH's repository, which FacT, SPT and others started from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ CONVENTIONS: dict[str, Convention] = {
         mean=HALF,
         std=HALF,
         pool="mean",
-        recipe=Recipe(warmup_epochs=10, cooldown_epochs=10, drop_path=0.1, seed=42),
+        recipe=Recipe(cooldown_epochs=10, drop_path=0.1, seed=42),
         selection="the last epoch",
     ),
     "noah": Convention(
@@ -99,7 +99,6 @@ CONVENTIONS: dict[str, Convention] = {
             batch_size=64,
             lr=0.625,
             weight_decay=1e-3,
-            warmup_epochs=10,
             warmup_lr=0,
             min_lr=0,
             seed=42,
@@ -115,7 +114,7 @@ CONVENTIONS: dict[str, Convention] = {
         mean=HALF,
         std=HALF,
         transform="vtab-crop",
-        recipe=Recipe(lr=5e-3, weight_decay=5e-5, warmup_epochs=10, cooldown_epochs=10, seed=42),
+        recipe=Recipe(lr=5e-3, weight_decay=5e-5, cooldown_epochs=10, seed=42),
         selection="the best test epoch",
     ),
     "fact": Convention(
@@ -136,7 +135,7 @@ CONVENTIONS: dict[str, Convention] = {
         source="Dong et al., 2023; their head starts at zero",
         method="arc",
         backbone=IN21K,
-        recipe=Recipe(lr=1e-2, weight_decay=0.0, warmup_epochs=10, clip_grad=1.0),
+        recipe=Recipe(lr=1e-2, weight_decay=0.0, clip_grad=1.0),
         selection="the best test epoch",
     ),
     "rlrr": Convention(
@@ -145,7 +144,7 @@ CONVENTIONS: dict[str, Convention] = {
         backbone=IN21K,
         mean=HALF,
         std=HALF,
-        recipe=Recipe(lr=1e-3, weight_decay=5e-5, warmup_epochs=10, cooldown_epochs=10, drop_path=0.1),
+        recipe=Recipe(lr=1e-3, weight_decay=5e-5, cooldown_epochs=10, drop_path=0.1),
         selection="the best test epoch",
     ),
 }

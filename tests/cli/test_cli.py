@@ -125,7 +125,7 @@ def test_methods_and_recipes(run):
 
 
 def test_a_papers_convention_is_followed_and_stored(run, folder, network):
-    quick = ("--epochs", "10", "--set", "recipe.batch_size=8")
+    quick = ("--epochs", "2", "--set", "recipe.batch_size=8")
     run("fit", folder, *network, "--recipe", "noah", "--method", "lora", *quick, "--out", "model")
     result = json.loads(Path("model/run/result.json").read_text())
     assert result["named_recipe"] == "noah"
