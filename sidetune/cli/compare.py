@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidetune.cli.fit import DEFAULT_BACKBONE
-from sidetune.cli.options import BACKBONE_HELP, JSON, Epochs, Overwrite, Set, SkipBad
+from sidetune.cli.options import DEFAULT_BACKBONE, JSON, Epochs, Overwrite, RecipesBackbone, Set, SkipBad
 from sidetune.errors import RunExists
 
 if TYPE_CHECKING:
@@ -21,9 +20,7 @@ def compare_command(
     data: Annotated[str, typer.Argument(help="Image folder, or fashion-1k, sprites-location, sprites-orientation.")],
     methods: Annotated[str, typer.Option(help="Names with commas between.")] = "linear,lora,dtl+",
     seeds: Annotated[int, typer.Option(help="How many seeds each method is trained with.", min=1)] = 1,
-    backbone: Annotated[
-        str | None, typer.Option(help=f"{BACKBONE_HELP} The recipe's, or {DEFAULT_BACKBONE}, if not given.")
-    ] = None,
+    backbone: RecipesBackbone = None,
     epochs: Epochs = None,
     recipe_name: Annotated[
         str | None, typer.Option("--recipe", help="A paper's convention for all of them, see `sidetune recipes`.")

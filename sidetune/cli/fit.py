@@ -9,16 +9,14 @@ from typing import Annotated
 
 import typer
 
-from sidetune.cli.options import BACKBONE_HELP, JSON, Epochs, MemoryBudget, Overwrite, Set, SkipBad
+from sidetune.cli.options import JSON, Epochs, MemoryBudget, Overwrite, RecipesBackbone, Set, SkipBad
 
-DEFAULT_BACKBONE, DEFAULT_METHOD = "vit_base_patch16_224.augreg_in21k", "dtl+"
+DEFAULT_METHOD = "dtl+"
 
 
 def fit_command(
     data: Annotated[str, typer.Argument(help="Folder with train/CLASS/*.jpg (and val/, test/), or of classes alone.")],
-    backbone: Annotated[
-        str | None, typer.Option(help=f"{BACKBONE_HELP} The recipe's, or {DEFAULT_BACKBONE}, if not given.")
-    ] = None,
+    backbone: RecipesBackbone = None,
     method: Annotated[
         str | None, typer.Option(help=f"See `sidetune methods`; the recipe's, or {DEFAULT_METHOD}, if not given.")
     ] = None,
@@ -41,44 +39,36 @@ def fit_command(
 ) -> None:
     """Fine-tune a backbone on your images and score it on the test images."""
     from sidetune.backbones import open_backbone
-    from sidetune.cli.choices import Setup, changed, parse
+    from sidetune.cli.choices import changed, parse
     from sidetune.cli.data import read_checked
+    from sidetune.cli.named import asked
     from sidetune.cli.plan import parse_bytes
     from sidetune.cli.progress import ERR, progress
     from sidetune.cli.search import searched
     from sidetune.measure.parameters import count
     from sidetune.measure.plan import fit_budget, told
-    from sidetune.methods import find_method
     from sidetune.model import adapt
     from sidetune.saving import describe
-    from sidetune.train.conventions import named_run
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
-    from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
-    if recipe is None:
-        method = method or DEFAULT_METHOD
-        setup, base_recipe, base_method, rates = Setup(), Recipe(), find_method(method), None
-    else:
-        run = named_run(recipe, method)
-        method, backbone, base_recipe, base_method = run.preset, backbone or run.backbone, run.recipe, run.method
-        setup, rates = Setup(transform=run.transform, mean=run.mean, std=run.std), run.rates or None
-    setup = changed(setup, choices.setup)
-    chosen_recipe = changed(base_recipe if epochs is None else replace(base_recipe, epochs=epochs), choices.recipe)
+    start = asked(recipe, method, backbone, DEFAULT_METHOD)
+    setup = changed(start.setup, choices.setup)
+    chosen_recipe = changed(start.recipe if epochs is None else replace(start.recipe, epochs=epochs), choices.recipe)
     chosen_recipe = replace(chosen_recipe, views=views or chosen_recipe.views)
     search_lr, search_write = lr == "auto", choices.method.get("first_write") == "auto"
     if lr is not None and not search_lr:
         chosen_recipe = changed(chosen_recipe, {"lr": lr})
     if search_write:
         del choices.method["first_write"]
-    chosen_method = changed(base_method, choices.method)
+    chosen_method = changed(start.method, choices.method)
 
     with progress() as report:
         splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
-        out = out or Path("runs") / f"{splits.name}-{method}"
+        out = out or Path("runs") / f"{splits.name}-{start.preset}"
         opened = open_backbone(
-            backbone or DEFAULT_BACKBONE,
+            start.backbone,
             image_size=setup.image_size,
             architecture=setup.architecture,
             mean=setup.mean,
@@ -92,7 +82,7 @@ def fit_command(
                 splits,
                 setup.transform,
                 report,
-                rates=rates,
+                rates=start.rates,
                 lr=search_lr,
                 first_write=search_write,
             )
@@ -106,7 +96,7 @@ def fit_command(
             ERR.print(f"within {memory_budget}: {ways}; {memory.peak / 2**20:,.0f} MiB at the peak")
         parameters = count(model)
         ERR.print(
-            f"{method} on {model.card.name}, {model.card.image_size[0]} x {model.card.image_size[1]} px: "
+            f"{start.preset} on {model.card.name}, {model.card.image_size[0]} x {model.card.image_size[1]} px: "
             f"{parameters.trainable:,} trained parameters + {parameters.head:,} of the head; "
             f"{model.frozen_depth} of {model.num_blocks} blocks frozen"
         )

@@ -15,6 +15,7 @@ from sidetune.methods.lorand import LoRand
 from sidetune.methods.lst import LST
 from sidetune.methods.method import Adaptation, Method, SideNetwork
 from sidetune.methods.mist import MIST
+from sidetune.methods.noah import NOAH
 from sidetune.methods.vpt import VPT
 
 __all__ = ["METHODS", "Adaptation", "Method", "SideNetwork", "adaptation", "find_method"]
@@ -35,6 +36,7 @@ METHODS: dict[str, Method] = {
     "lst": LST(),
     "last": LAST(),
     "lorand": LoRand(),
+    "noah": NOAH(),
     "dtl+*": DTL(fusion="depthwise", first_write=1),
 }
 """Presets by name. A method of your own joins with `METHODS["mine"] = Mine()`."""

@@ -139,6 +139,20 @@ def test_a_papers_convention_is_followed_and_stored(run, folder, network):
     assert "noah normalises pixels otherwise for some of" in run(*words, fails=True)[1]
 
 
+def test_sizes_are_searched_for_and_the_best_are_trained(run, folder, network):
+    words = ("--max-parameters", "30000", "--generations", "2", "--population", "4", "--epochs", "1", "--out", "found")
+    found = json.loads(run("search", folder, *network, *words, "--set", "method.sizes=1,5", "--json"))
+    assert found == json.loads(Path("found/search.json").read_text())
+    assert found["num_parameters"] <= 30_000 and 4 <= len(found["scored"]) <= 8
+    assert found["num_images"] == {"train": 33, "val": 9} and "commit" in found
+    fit = found["train_it"][1:]
+    done = json.loads(run(*fit, "--epochs", "1", "--out", "model", "--json"))
+    assert done["parameters"]["trainable"] == found["num_parameters"]
+    assert {kind: done["model"]["method"][kind] for kind in found["subnet"]} == found["subnet"]
+    status, message = run("search", folder, *network, *words, fails=True)
+    assert status == 2 and "already holds a run" in message
+
+
 def test_bad_images_are_named_and_skipped_on_request(run, folder, network, model):
     bad = folder / "test/dark/bad one.jpg"
     bad.write_bytes(b"\xff\xd8\xff junk")
