@@ -81,7 +81,7 @@ CONVENTIONS: dict[str, Convention] = {
         selection="the last epoch",
     ),
     "noah": Convention(
-        source="Zhang et al., 2022; their prompts have position embeddings of their own, which add nothing to what they can be",
+        source="Zhang et al., 2022; their prompts also have position embeddings, which is another way to write them",
         method="adapter",
         backbone=IN21K,
         in_halves=("vpt-deep", "vpt-shallow"),
