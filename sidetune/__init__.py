@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sidetune.methods import METHODS, Adaptation, Method, SideNetwork
     from sidetune.model import AdaptedModel, adapt
     from sidetune.saving import load
+    from sidetune.train.begin import begin
+    from sidetune.train.conventions import CONVENTIONS, find_convention
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
     from sidetune.train.papers import PaperRun, paper_run, paper_runs
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CONVENTIONS",
     "METHODS",
     "AdaptedModel",
     "Adaptation",
@@ -48,10 +51,12 @@ __all__ = [
     "Splits",
     "Transform",
     "adapt",
+    "begin",
     "check_method",
     "compare",
     "evaluate",
     "export_onnx",
+    "find_convention",
     "fit",
     "fit_budget",
     "load",
@@ -73,6 +78,8 @@ HOMES = {
     "sidetune.methods": ("METHODS", "Adaptation", "Method", "SideNetwork"),
     "sidetune.model": ("AdaptedModel", "adapt"),
     "sidetune.saving": ("load",),
+    "sidetune.train.begin": ("begin",),
+    "sidetune.train.conventions": ("CONVENTIONS", "find_convention"),
     "sidetune.train.evaluate": ("evaluate",),
     "sidetune.train.loop": ("fit",),
     "sidetune.train.papers": ("PaperRun", "paper_run", "paper_runs"),

@@ -40,6 +40,8 @@ class AdaptedModel(nn.Module):
         self.card, self.method, self.task, self.transform = backbone.card, method, task, transform
         self.recipe: Recipe | None = None
         """The recipe of the last `fit`."""
+        self.begun = False
+        """Whether the method has seen the training images it starts from; see `Method.begin`."""
         self.num_blocks = backbone.num_blocks
         pool = backbone.native_pool if method.pool == "native" else method.pool
         if pool not in backbone.pools:

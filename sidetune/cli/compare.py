@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidetune.cli.options import JSON, Backbone, Epochs, Overwrite, Set, SkipBad
+from sidetune.cli.options import DEFAULT_BACKBONE, JSON, Epochs, Overwrite, RecipesBackbone, Set, SkipBad
 from sidetune.errors import RunExists
 
 if TYPE_CHECKING:
@@ -20,8 +20,11 @@ def compare_command(
     data: Annotated[str, typer.Argument(help="Image folder, or fashion-1k, sprites-location, sprites-orientation.")],
     methods: Annotated[str, typer.Option(help="Names with commas between.")] = "linear,lora,dtl+",
     seeds: Annotated[int, typer.Option(help="How many seeds each method is trained with.", min=1)] = 1,
-    backbone: Backbone = "vit_base_patch16_224.augreg_in21k",
+    backbone: RecipesBackbone = None,
     epochs: Epochs = None,
+    recipe_name: Annotated[
+        str | None, typer.Option("--recipe", help="A paper's convention for all of them, see `sidetune recipes`.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the report; compare-DATA if not given.")] = None,
     settings: Set = [],  # noqa: B006
     overwrite: Overwrite = False,
@@ -36,23 +39,40 @@ def compare_command(
     from sidetune.measure.compare import compare
     from sidetune.measure.report import write_report
     from sidetune.methods import find_method
+    from sidetune.train.conventions import find_convention
     from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
     if choices.method:
         raise ValueError("method choices differ from method to method; register a preset of your own to compare it")
-    setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
-    chosen = {name: find_method(name) for name in methods.split(",")}
+    setup, recipe, names = Setup(), Recipe(), methods.split(",")
+    if recipe_name is None:
+        chosen = {name: find_method(name) for name in names}
+    else:
+        runs = {name: find_convention(recipe_name).run(name) for name in names}
+        chosen, run = {name: run.method for name, run in runs.items()}, runs[names[0]]
+        if any(other.mean != run.mean for other in runs.values()):
+            raise ValueError(f"{recipe_name} normalises pixels otherwise for some of {methods}; compare those apart")
+        setup, recipe = Setup(transform=run.transform, mean=run.mean, std=run.std), run.recipe
+        backbone = backbone or run.backbone
+    setup, recipe = changed(setup, choices.setup), changed(recipe, choices.recipe)
     with progress() as report:
         splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
         out = fresh(out or Path(f"compare-{splits.name}"), overwrite)
         comparison, models = compare(
             splits,
-            open_backbone(backbone, image_size=setup.image_size, architecture=setup.architecture),
+            open_backbone(
+                backbone or DEFAULT_BACKBONE,
+                image_size=setup.image_size,
+                architecture=setup.architecture,
+                mean=setup.mean,
+                std=setup.std,
+            ),
             chosen,
             recipe=recipe if epochs is None else replace(recipe, epochs=epochs),
             seeds=range(recipe.seed, recipe.seed + seeds),
             transform=setup.transform,
+            named_recipe=recipe_name,
             out=out / "adapters",
             report=report,
         )

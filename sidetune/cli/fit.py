@@ -9,20 +9,24 @@ from typing import Annotated
 
 import typer
 
-from sidetune.cli.options import JSON, Backbone, Epochs, MemoryBudget, Overwrite, Set, SkipBad
+from sidetune.cli.options import JSON, Epochs, MemoryBudget, Overwrite, RecipesBackbone, Set, SkipBad
+
+DEFAULT_METHOD = "dtl+"
 
 
 def fit_command(
     data: Annotated[str, typer.Argument(help="Folder with train/CLASS/*.jpg (and val/, test/), or of classes alone.")],
-    backbone: Backbone = "vit_base_patch16_224.augreg_in21k",
-    method: Annotated[str, typer.Option(help="See `sidetune methods`.")] = "dtl+",
+    backbone: RecipesBackbone = None,
+    method: Annotated[
+        str | None, typer.Option(help=f"See `sidetune methods`; the recipe's, or {DEFAULT_METHOD}, if not given.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run and the model; runs/DATA-METHOD if not given.")
     ] = None,
     epochs: Epochs = None,
     lr: Annotated[str | None, typer.Option(help="Learning rate, or auto: tried on validation images.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="All choices of a run of the papers, see `sidetune recipes`.")
+        str | None, typer.Option(help="All choices of a paper or of a run in one, see `sidetune recipes`.")
     ] = None,
     settings: Set = [],  # noqa: B006
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
@@ -35,41 +39,40 @@ def fit_command(
 ) -> None:
     """Fine-tune a backbone on your images and score it on the test images."""
     from sidetune.backbones import open_backbone
-    from sidetune.cli.choices import Setup, changed, parse
+    from sidetune.cli.choices import changed, parse
     from sidetune.cli.data import read_checked
+    from sidetune.cli.named import asked
     from sidetune.cli.plan import parse_bytes
     from sidetune.cli.progress import ERR, progress
     from sidetune.cli.search import searched
     from sidetune.measure.parameters import count
     from sidetune.measure.plan import fit_budget, told
-    from sidetune.methods import find_method
     from sidetune.model import adapt
+    from sidetune.saving import describe
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
-    from sidetune.train.papers import paper_run
-    from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
-    setup, base_recipe, base_method = Setup(), Recipe(), find_method(method)
-    if recipe is not None:
-        run = paper_run(recipe)
-        backbone, base_recipe, base_method = run.backbone, run.recipe, run.method
-        setup = Setup(transform=run.transform, mean=run.mean, std=run.std)
-    setup = changed(setup, choices.setup)
-    chosen_recipe = changed(base_recipe if epochs is None else replace(base_recipe, epochs=epochs), choices.recipe)
+    start = asked(recipe, method, backbone, DEFAULT_METHOD)
+    setup = changed(start.setup, choices.setup)
+    chosen_recipe = changed(start.recipe if epochs is None else replace(start.recipe, epochs=epochs), choices.recipe)
     chosen_recipe = replace(chosen_recipe, views=views or chosen_recipe.views)
     search_lr, search_write = lr == "auto", choices.method.get("first_write") == "auto"
     if lr is not None and not search_lr:
         chosen_recipe = changed(chosen_recipe, {"lr": lr})
     if search_write:
         del choices.method["first_write"]
-    chosen_method = changed(base_method, choices.method)
+    chosen_method = changed(start.method, choices.method)
 
     with progress() as report:
         splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
-        out = out or Path("runs") / f"{splits.name}-{method}"
+        out = out or Path("runs") / f"{splits.name}-{start.preset}"
         opened = open_backbone(
-            backbone, image_size=setup.image_size, architecture=setup.architecture, mean=setup.mean, std=setup.std
+            start.backbone,
+            image_size=setup.image_size,
+            architecture=setup.architecture,
+            mean=setup.mean,
+            std=setup.std,
         )
         if search_lr or search_write:
             chosen_method, chosen_recipe = searched(
@@ -79,6 +82,7 @@ def fit_command(
                 splits,
                 setup.transform,
                 report,
+                rates=start.rates,
                 lr=search_lr,
                 first_write=search_write,
             )
@@ -92,7 +96,7 @@ def fit_command(
             ERR.print(f"within {memory_budget}: {ways}; {memory.peak / 2**20:,.0f} MiB at the peak")
         parameters = count(model)
         ERR.print(
-            f"{method} on {model.card.name}, {model.card.image_size[0]} x {model.card.image_size[1]} px: "
+            f"{start.preset} on {model.card.name}, {model.card.image_size[0]} x {model.card.image_size[1]} px: "
             f"{parameters.trainable:,} trained parameters + {parameters.head:,} of the head; "
             f"{model.frozen_depth} of {model.num_blocks} blocks frozen"
         )
@@ -114,6 +118,7 @@ def fit_command(
         }
     result = {
         "out": str(out),
+        "named_recipe": recipe,
         "epochs": len(done.history),
         "kept_epoch": done.kept_epoch,
         "accuracy": scores,
@@ -121,6 +126,7 @@ def fit_command(
         "seconds": sum(e.seconds for e in done.history) + done.features_seconds,
         "precision": done.precision,
         "data": str(Path(data).resolve()) if Path(data).exists() else data,
+        "model": describe(model),
     }
     (out / "run" / "result.json").write_text(json.dumps(result, indent=1))
     if as_json:

@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from sidetune.cli import ablate, apply, compare, demo, extract, fit, measure, methods, plan
+from sidetune.cli import ablate, apply, compare, demo, extract, fit, measure, methods, plan, sizes
 from sidetune.errors import Interrupted, MissingExtra, SidetuneError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("fit")(fit.fit_command)
 app.command("evaluate")(apply.evaluate_command)
 app.command("predict")(apply.predict_command)
+app.command("search")(sizes.search_command)
 app.command("compare")(compare.compare_command)
 app.command("ablate")(ablate.ablate_command)
 app.command("extract")(extract.extract_command)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sidetune.cli.options import JSON
+
+if TYPE_CHECKING:
+    from sidetune.train.recipe import Recipe
 
 
 def methods_command(as_json: JSON = False) -> None:
@@ -43,12 +46,25 @@ def recipes_command(
     """The authors' choices for the papers' data sets, by the names that `fit --recipe` takes."""
     from dataclasses import asdict
 
+    from sidetune.methods.dtl import DTL
+    from sidetune.train.conventions import conventions
     from sidetune.train.papers import paper_runs
 
+    chosen = {name: convention for name, convention in conventions() if match in name}
     runs = {name: run for name, run in paper_runs().items() if match in name}
     if as_json:
-        print(json.dumps({name: asdict(run) for name, run in runs.items()}))
+        everything = {name: asdict(c) for name, c in chosen.items()} | {name: asdict(run) for name, run in runs.items()}
+        print(json.dumps(everything))
         return
+    for name, convention in chosen.items():
+        own = "".join(f", {preset} {key} {v:g}" for preset, c in convention.choices.items() for key, v in c.items())
+        print(f"{name}: {convention.backbone}, {convention.transform}, {told(convention.recipe)}{own}")
     for name, run in runs.items():
-        kernel = f", kernel {run.method.kernel}" if run.method.fusion != "none" else ""
-        print(f"{name}: lr {run.recipe.lr:g}, drop path {run.recipe.drop_path:g}{kernel}")
+        csn = run.method
+        kernel = f", kernel {csn.kernel}" if isinstance(csn, DTL) and csn.fusion != "none" else ""
+        print(f"{name}: {told(run.recipe)}{kernel}")
+
+
+def told(recipe: Recipe) -> str:
+    rate = "the method's lr" if recipe.lr is None else f"lr {recipe.lr:g}"
+    return f"{rate}, drop path {recipe.drop_path:g}"

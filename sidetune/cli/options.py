@@ -9,9 +9,13 @@ import typer
 BACKBONE_HELP = (
     "A timm name, a packaged name (vit_small_patch14_dinov2.saliency, tf_efficientnet_lite0.pypi), or a file."
 )
+DEFAULT_BACKBONE = "vit_base_patch16_224.augreg_in21k"
 SET_HELP = "method.NAME=VALUE, recipe.NAME=VALUE, or image_size=, transform=, architecture=, tune=. Repeatable."
 
 Backbone = Annotated[str, typer.Option(help=BACKBONE_HELP)]
+RecipesBackbone = Annotated[
+    str | None, typer.Option(help=f"{BACKBONE_HELP} The recipe's, or {DEFAULT_BACKBONE}, if not given.")
+]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training images; 100 in the papers.")]
 Set = Annotated[list[str], typer.Option("--set", help=SET_HELP, metavar="NAME=VALUE")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]

@@ -36,6 +36,9 @@ class Lines:
     def images(self, done: int, total: int) -> None:
         self.now_and_then(f"checked {done}/{total} images")
 
+    def candidates(self, done: int, total: int) -> None:
+        self.now_and_then(f"scored {done} of at most {total} sub-networks")
+
     def step(self, epoch: int, num_epochs: int, step: int, num_steps: int) -> None:
         pass
 
@@ -69,6 +72,9 @@ class Bars(Lines):
 
     def images(self, done: int, total: int) -> None:
         self.show("checking images", done, total)
+
+    def candidates(self, done: int, total: int) -> None:
+        self.show("sub-networks", done, total)
 
     def step(self, epoch: int, num_epochs: int, step: int, num_steps: int) -> None:
         self.show(f"{self.prefix}training", (epoch - 1) * num_steps + step, num_epochs * num_steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -12,6 +13,7 @@ from sidetune.data.samples import split_off
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.train.batches import Data
+from sidetune.train.begin import begin
 from sidetune.train.kept import share_features
 from sidetune.train.recipe import Recipe
 from sidetune.train.search import Choice, Trial, search
@@ -47,19 +49,21 @@ def searched(
     transform: str,
     report: Lines,
     *,
+    rates: Sequence[float] | None,
     lr: bool,
     first_write: bool,
 ) -> tuple[Method, Recipe]:
     """The method and recipe with what was left open chosen on validation images.
 
-    Without any, a fifth of the training images stands in for them; the run itself then trains on all.
+    `rates` are those to try, multiples of the method's own if None. Without validation images, a fifth of the training
+    images stands in for them; the run itself then trains on all.
     """
     val, train = splits.val, splits.train
     if val is None:
         train, val = split_off(train, SHARE_FOR_VALIDATION, recipe.seed)
     axes: dict[str, list[float]] = {}
     if lr:
-        axes["lr"] = [method.lr * factor for factor in FACTORS]
+        axes["lr"] = list(rates or (method.lr * factor for factor in FACTORS))
     if first_write:
         if not hasattr(method, "first_write"):
             raise ValueError(f"{type(method).__name__} has no first_write to choose")
@@ -71,13 +75,18 @@ def searched(
         chosen = replace(method, **{name: value for name, value in choice.items() if name != "lr"})  # type: ignore[arg-type]
         return adapt(opened, chosen, classes=train.classes, transform=transform, seed=recipe.seed)
 
+    def make_begun(choice: Choice) -> AdaptedModel:
+        model = make(choice)
+        begin(model, train, recipe.seed)
+        return model
+
     quick = replace(recipe, views=0)
     parts = {"train": train, "val": val}
     data: dict[str, Data] = {
         **parts,
         **share_features(parts, opened, [make(c) for c in choices], quick, report.features),
     }
-    best, trials = search(make, choices, data["train"], data["val"], quick, Trials(report))
+    best, trials = search(make_begun, choices, data["train"], data["val"], quick, Trials(report))
     ERR.print(f"chosen {told(best)} after {len(trials)} short runs on {len(val):,} validation images")
     kept = {name: value for name, value in best.items() if name != "lr"}
     return replace(method, **kept), replace(recipe, lr=best.get("lr", recipe.lr))  # type: ignore[arg-type]

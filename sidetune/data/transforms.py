@@ -15,6 +15,8 @@ from sidetune.errors import unknown
 
 PRESETS = {
     "vtab": "resize to the square, no augmentation",
+    "vtab-flip": "resize to the square; in training a random flip",
+    "vtab-crop": "training: resize to the square; otherwise: resize to 248 for 224 pixels and centre crop",
     "photo": "training: random crop and flip; otherwise: resize and centre crop",
     "few-shot": "random crop, flip and RandAugment; otherwise: resize to a square and centre crop",
 }
@@ -38,11 +40,12 @@ class Transform:
     @property
     def is_random(self) -> bool:
         """Whether training images differ from epoch to epoch, so that their features cannot be kept."""
-        return self.preset != "vtab"
+        return self.preset not in ("vtab", "vtab-crop")
 
     def training(self) -> Callable[[Image.Image], Tensor]:
-        if not self.is_random:
-            return self.evaluation()
+        if self.preset.startswith("vtab"):
+            flip = [v2.RandomHorizontalFlip()] if self.preset == "vtab-flip" else []
+            return v2.Compose([v2.Resize(self.image_size, interpolation=BICUBIC), *flip, *self._to_tensor()])
         steps: list[Callable[[Image.Image], Image.Image]] = [
             v2.RandomResizedCrop(self.image_size, interpolation=BICUBIC),
             v2.RandomHorizontalFlip(),
@@ -55,9 +58,12 @@ class Transform:
         return v2.Compose([*steps, *self._to_tensor()])
 
     def evaluation(self) -> Callable[[Image.Image], Tensor]:
-        if self.preset == "vtab":
+        if self.preset in ("vtab", "vtab-flip"):
             return v2.Compose([v2.Resize(self.image_size, interpolation=BICUBIC), *self._to_tensor()])
-        larger = [round(pixels * 256 / 224) for pixels in self.image_size]
+        if self.preset == "vtab-crop":
+            larger = [int(pixels / 0.9) for pixels in self.image_size]  # as timm rounds
+        else:
+            larger = [round(pixels * 256 / 224) for pixels in self.image_size]
         to_square = self.preset == "few-shot"
         resize = v2.Resize(larger if to_square else max(larger), interpolation=BICUBIC)
         return v2.Compose([resize, v2.CenterCrop(self.image_size), *self._to_tensor()])

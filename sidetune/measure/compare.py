@@ -7,9 +7,9 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -23,6 +23,7 @@ from sidetune.measure.parameters import Parameters, count
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.train.batches import Data
+from sidetune.train.begin import begin
 from sidetune.train.checkpoint import Epoch
 from sidetune.train.evaluate import evaluate
 from sidetune.train.kept import share_features
@@ -48,6 +49,8 @@ class Row:
     accuracies: tuple[float, ...]
     """On the test images (validation images where there are none), a number a seed."""
     histories: tuple[tuple[Epoch, ...], ...]
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    """The method's type and fields."""
 
     @property
     def accuracy(self) -> float:
@@ -71,6 +74,11 @@ class Comparison:
     shared_features_seconds: float
     """One pass of the frozen half over all images, for all methods together; 0 where nothing was shared."""
     rows: tuple[Row, ...]
+    named_recipe: str | None = None
+    """The convention of a paper that all rows follow; see `sidetune.train.conventions`."""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """How pixels were normalised; None in files of earlier versions."""
 
     def save(self, path: Path) -> None:
         """Write everything, with machine, versions, commit and command, as JSON."""
@@ -93,7 +101,8 @@ class Comparison:
             )
             for row in result["rows"]
         ]
-        own = {f.name: result[f.name] for f in fields(Comparison)}
+        own = {f.name: result[f.name] for f in fields(Comparison) if f.name in result}
+        own |= {name: tuple(own[name]) for name in ("mean", "std") if own.get(name)}
         return Comparison(**{**own, "rows": tuple(rows), "image_size": tuple(result["image_size"])})
 
 
@@ -115,13 +124,15 @@ def compare(
     epochs: Mapping[str, int] | None = None,
     seeds: Sequence[int] = (0,),
     transform: str = "photo",
+    named_recipe: str | None = None,
     out: Path | None = None,
     report: CompareReport | None = None,
 ) -> tuple[Comparison, dict[str, AdaptedModel]]:
     """Train every method with every seed and score it; also returns each method's model of the first seed.
 
     `epochs` overrides the recipe's for single methods. Where training images are the same in every epoch, the frozen
-    halves of all methods run together, once. With `out`, the first seed's models are saved in `out/METHOD`.
+    halves of all methods run together, once. `named_recipe` says whose choices `recipe` and the others are. With `out`,
+    the first seed's models are saved in `out/METHOD`.
     """
     report = report or SilentCompare()
     scored_on = "val" if splits.test is None else "test"
@@ -144,6 +155,7 @@ def compare(
         for seed in seeds:
             report.method(name, seed)
             trained = model if seed == seeds[0] else make(name, seed)
+            begin(trained, splits.train, seed)
             folder = out / name if out and seed == seeds[0] else None
             runs.append(
                 fit(
@@ -167,6 +179,7 @@ def compare(
                 features_kept=runs[0].features_kept,
                 accuracies=tuple(accuracies),
                 histories=tuple(run.history for run in runs),
+                choices={"type": type(methods[name]).__name__, **asdict(methods[name])},
             )
         )
     comparison = Comparison(
@@ -178,6 +191,9 @@ def compare(
         scored_on=scored_on,
         shared_features_seconds=seconds,
         rows=tuple(rows),
+        named_recipe=named_recipe,
+        mean=backbone.card.mean,
+        std=backbone.card.std,
     )
     return comparison, models
 

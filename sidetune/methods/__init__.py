@@ -8,10 +8,14 @@ from sidetune.backbones.backbone import Backbone
 from sidetune.errors import MethodRefused, unknown
 from sidetune.methods.dtl import DTL
 from sidetune.methods.full import BitFit, Full, Partial
+from sidetune.methods.last import LAST
 from sidetune.methods.linear import Linear
 from sidetune.methods.lora import LoRA
+from sidetune.methods.lorand import LoRand
+from sidetune.methods.lst import LST
 from sidetune.methods.method import Adaptation, Method, SideNetwork
 from sidetune.methods.mist import MIST
+from sidetune.methods.noah import NOAH
 from sidetune.methods.vpt import VPT
 
 __all__ = ["METHODS", "Adaptation", "Method", "SideNetwork", "adaptation", "find_method"]
@@ -29,6 +33,10 @@ METHODS: dict[str, Method] = {
     "dtl+": DTL(fusion="depthwise"),
     "dtlv1": DTL(fusion="depthwise"),
     "mist": MIST(),
+    "lst": LST(),
+    "last": LAST(),
+    "lorand": LoRand(),
+    "noah": NOAH(),
     "dtl+*": DTL(fusion="depthwise", first_write=1),
 }
 """Presets by name. A method of your own joins with `METHODS["mine"] = Mine()`."""

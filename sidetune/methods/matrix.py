@@ -19,6 +19,10 @@ SUMMARIES = {
     "dtl+": "dtl with a shared depthwise convolution",
     "dtlv1": "the journal's name of dtl+",
     "mist": "low-rank attention on the sum of all taps; nothing is written back",
+    "lst": "a copy of the backbone 8 times narrower, pruned from it, beside all taps; nothing is written back",
+    "last": "low-rank attention on running sums of every second tap; nothing is written back",
+    "lorand": "adapters of summed low-rank weights after attention and MLP",
+    "noah": "adapters, LoRA and prompts of sizes found by `sidetune search`",
     "dtl+*": "dtl+ written back from block 1 on",
 }
 

@@ -8,13 +8,16 @@ The frozen depth follows from them (`sidetune.model`); it is never stated.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
+
+if TYPE_CHECKING:
+    from sidetune.model import AdaptedModel
 
 State = Any
 """What a side network carries from block to block (DTL's h)."""
@@ -78,6 +81,15 @@ class Method(ABC):
     def refuses(self, family: str) -> str | None:
         """Why the method makes no sense on a family of backbones; None where it does."""
         return None
+
+    @property
+    def num_shown(self) -> int:
+        """How many training images the method looks at before the first step."""
+        return 0
+
+    def begin(self, model: AdaptedModel, examples: Sequence[tuple[Tensor, int]]) -> None:
+        """Look at `num_shown` images (3, height, width) and their labels and set the start of what is trained."""
+        raise NotImplementedError(f"{type(self).__name__} wants {self.num_shown} images and does not say what for")
 
 
 def check_positive(method: Method, *names: str) -> None:

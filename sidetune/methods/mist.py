@@ -37,8 +37,12 @@ class LowRankAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (batch, token, channel) -> the same shape."""
+        return x + self.update(x)
+
+    def update(self, x: Tensor) -> Tensor:
+        """What the layer adds to its tokens."""
         q, k, v = self.qkv(self.norm(x)).chunk(3, dim=-1)
-        return x + self.out(F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0])
+        return self.out(F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0])
 
 
 class LowRankMLP(nn.Module):

@@ -119,6 +119,8 @@ def fill_store(
     views = recipe.views if isinstance(images, Views) else 0
     # views are made by the training transform, everything else by the one for evaluation
     preprocessing = {**asdict(model.transform), "views": bool(views)}
+    if not views and repr(data.transform) != repr(model.transform.evaluation()):
+        preprocessing["part"] = "train"  # a few presets prepare training images otherwise, though not at random
     origin = Origin(
         weights=model.card.digest,
         image_size=model.card.image_size,
@@ -162,7 +164,10 @@ def share_features(
     if recipe.features == "off" or not parts or all(model.prefix is None for model in models):
         return {}
     _, compute = together(backbone, models, recipe)
-    data = {part: ImageDataset(s, transform.evaluation(), is_random=False) for part, s in parts.items()}
+    data = {
+        part: ImageDataset(s, transform.training() if part == "train" else transform.evaluation(), is_random=False)
+        for part, s in parts.items()
+    }
     first_image = next(iter(data.values()))[0][0]
     per_image = compute(first_image.unsqueeze(0)).nbytes
     if per_image * sum(map(len, data.values())) > recipe.features_limit:

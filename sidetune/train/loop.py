@@ -21,6 +21,7 @@ from sidetune.features import Features
 from sidetune.model import AdaptedModel
 from sidetune.store import Kept
 from sidetune.train.batches import Data, as_dataset, evaluation_batches, sized, training_batches
+from sidetune.train.begin import begin
 from sidetune.train.checkpoint import Epoch, Progress, RunFolder
 from sidetune.train.evaluate import score
 from sidetune.train.kept import keep
@@ -114,6 +115,8 @@ def fit(
     if recipe.compile:
         model.compile_halves()
     try:
+        if progress is None:
+            begin(model, train_set, recipe.seed)
         kept_in = None if store is None else Path(store)
         run = Run(model, recipe, precision, accelerator, report, folder, kept_in)
         return run(train_set, val_set, progress)

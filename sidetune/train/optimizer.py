@@ -1,4 +1,4 @@
-"""AdamW on what is trained, without weight decay on biases and norms."""
+"""AdamW (or SGD) on what is trained, without weight decay on biases and norms."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from torch import Tensor, nn, optim
 from sidetune.train.recipe import Recipe
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> optim.AdamW:
+def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> optim.Optimizer:
     """Vectors (biases, scales of norms) are not decayed; matrices and larger are."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return optim.AdamW([g for g in groups if g["params"]], lr=lr, betas=recipe.betas, fused=True)
+    groups = [group for group in groups if group["params"]]
+    if recipe.optimizer == "sgd":
+        return optim.SGD(groups, lr=lr, momentum=0.9)
+    return optim.AdamW(groups, lr=lr, betas=recipe.betas, fused=True)
 
 
 def optimizer_tensors(optimizer: optim.Optimizer) -> list[Tensor]:

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 
 from sidetune.errors import unknown
+from sidetune.methods import Method
 from sidetune.methods.dtl import DTL
 from sidetune.train.recipe import Recipe
 
@@ -27,12 +28,16 @@ class PaperRun:
     """Everything that one run of the paper fixes."""
 
     backbone: str
-    method: DTL
+    preset: str
+    """The name of what `method` is a variant of."""
+    method: Method
     recipe: Recipe
     transform: str
     mean: tuple[float, ...] = HALF
     std: tuple[float, ...] = HALF
-    """Pixels are normalised to -1..1 in all of them."""
+    """Pixels are normalised to -1..1 in all of the DTL authors' runs."""
+    rates: tuple[float, ...] = ()
+    """Learning rates to choose from by validation, where the authors did."""
 
 
 @cache
@@ -46,6 +51,7 @@ def paper_runs() -> dict[str, PaperRun]:
         name = "/".join(filter(None, words))
         runs[name] = PaperRun(
             backbone=BACKBONES[row["model"]],
+            preset=row["method"].lower(),
             method=DTL(
                 rank=int(row["rank"]),
                 reads=blocks(row["read_blocks"]),

@@ -23,6 +23,8 @@ class Recipe:
     min_lr: float = 1e-8
     lr_update: Literal["epoch", "step"] = "epoch"
     """When the rate moves: after each epoch as the authors do, or smoothly, which suits runs of a few epochs."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd has a momentum of 0.9 (VPT's)."""
     weight_decay: float = 0.05
     """Not applied to biases, norms and other vectors."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -87,6 +89,7 @@ class Recipe:
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
+    "optimizer": ("adamw", "sgd"),
     "keep": ("last", "best"),
     "features": ("auto", "memory", "off"),
     "lr_update": ("epoch", "step"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -129,7 +130,40 @@ def test_methods_and_recipes(run):
     assert "vpt-deep on resnet: prompts are extra tokens" in run("methods")
     assert json.loads(run("methods", "--json"))["lora"]["vit"] is None
     assert "lr 0.003, drop path 0, kernel 5" in run("recipes", "vtab/cifar_100/swin/dtl+")
-    assert len(json.loads(run("recipes", "--json"))) == 136
+    assert (
+        len(json.loads(run("recipes", "/vit/", "--json"))) + len(json.loads(run("recipes", "/swin/", "--json"))) == 136
+    )
+    assert json.loads(run("recipes", "noah", "--json"))["noah"]["forms"] == {"lora": "lora-fused"}
+    assert "fact/dtd: vit_base_patch16_224.orig_in21k, vtab, lr 0.001, drop path 0.1, fact-tt rank 8" in run("recipes")
+
+
+def test_a_papers_convention_is_followed_and_stored(run, folder, network):
+    quick = ("--epochs", "2", "--set", "recipe.batch_size=8")
+    run("fit", folder, *network, "--recipe", "noah", "--method", "lora", *quick, "--out", "model")
+    result = json.loads(Path("model/run/result.json").read_text())
+    assert result["named_recipe"] == "noah"
+    assert result["model"]["method"]["fused"] is True and result["model"]["method"]["pool"] == "token"
+    assert result["model"]["recipe"]["weight_decay"] == 1e-4 and result["model"]["transform"]["preset"] == "vtab"
+    assert result["model"]["backbone"]["mean"] == [0.485, 0.456, 0.406]
+    run("compare", folder, *network, "--recipe", "dtl-aaai24", "--methods", "linear,dtl", *quick, "--out", "report")
+    result = json.loads(Path("report/results-squares.json").read_text())
+    assert result["named_recipe"] == "dtl-aaai24" and result["mean"] == [0.5, 0.5, 0.5]
+    words = ("compare", folder, *network, "--recipe", "noah", "--methods", "lora,vpt-deep")
+    assert "noah normalises pixels otherwise for some of" in run(*words, fails=True)[1]
+
+
+def test_sizes_are_searched_for_and_the_best_are_trained(run, folder, network):
+    words = ("--max-parameters", "30000", "--generations", "2", "--population", "4", "--epochs", "1", "--out", "found")
+    found = json.loads(run("search", folder, *network, *words, "--set", "method.sizes=1,5", "--json"))
+    assert found == json.loads(Path("found/search.json").read_text())
+    assert found["num_parameters"] <= 30_000 and 4 <= len(found["scored"]) <= 8
+    assert found["num_images"] == {"train": 33, "val": 9} and "commit" in found
+    fit = found["train_it"][1:]
+    done = json.loads(run(*fit, "--epochs", "1", "--out", "model", "--json"))
+    assert done["parameters"]["trainable"] == found["num_parameters"]
+    assert {kind: done["model"]["method"][kind] for kind in found["subnet"]} == found["subnet"]
+    status, message = run("search", folder, *network, *words, fails=True)
+    assert status == 2 and "already holds a run" in message
 
 
 def test_bad_images_are_named_and_skipped_on_request(run, folder, network, model):

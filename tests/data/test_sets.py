@@ -65,7 +65,7 @@ def test_vtab_resizes_directly_and_normalises():
 
 
 def test_unknown_transforms_list_the_known_ones():
-    with pytest.raises(ValueError, match="known: vtab, photo, few-shot"):
+    with pytest.raises(ValueError, match="known: vtab, vtab-flip, vtab-crop, photo, few-shot"):
         transform("imagenet")
 
 

@@ -1,0 +1,44 @@
+"""What `--recipe`, `--method` and `--backbone` come to together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sidetune.cli.choices import Setup
+from sidetune.cli.options import DEFAULT_BACKBONE
+from sidetune.methods import Method, find_method
+from sidetune.train.conventions import named_run
+from sidetune.train.recipe import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    backbone: str
+    preset: str
+    method: Method
+    recipe: Recipe
+    setup: Setup
+    rates: tuple[float, ...] | None = None
+    """Learning rates that the recipe's authors tried."""
+
+
+def asked(recipe: str | None, method: str | None, backbone: str | None, default_method: str) -> Asked:
+    """A named recipe's choices, but for the method and the backbone where those are named; defaults without one."""
+    if recipe is None:
+        preset = method or default_method
+        return Asked(
+            backbone=backbone or DEFAULT_BACKBONE,
+            preset=preset,
+            method=find_method(preset),
+            recipe=Recipe(),
+            setup=Setup(),
+        )
+    run = named_run(recipe, method)
+    return Asked(
+        backbone=backbone or run.backbone,
+        preset=run.preset,
+        method=run.method,
+        recipe=run.recipe,
+        setup=Setup(transform=run.transform, mean=run.mean, std=run.std),
+        rates=run.rates or None,
+    )

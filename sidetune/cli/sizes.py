@@ -1,0 +1,111 @@
+"""`sidetune search`: which sizes a method's parts should have on a user's images, within a number of parameters."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sidetune.cli.options import JSON, Overwrite, RecipesBackbone, Set, SkipBad
+
+SUPERNET_LR = 5e-4
+"""The authors'; single sub-networks are trained at twice that."""
+
+
+def search_command(
+    data: Annotated[str, typer.Argument(help="Image folder, or a data set's name, as `sidetune fit` takes it.")],
+    max_parameters: Annotated[int, typer.Option(help="Most trained parameters, the head not counted.", min=1)],
+    method: Annotated[str, typer.Option(help="A method with sizes to search for.")] = "noah",
+    backbone: RecipesBackbone = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the search; runs/DATA-METHOD-search if not given.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes of the supernet over the training images.", min=1)] = 500,
+    generations: Annotated[int, typer.Option(help="Of the evolution.", min=1)] = 15,
+    population: Annotated[int, typer.Option(help="Sub-networks that a generation scores.", min=2)] = 50,
+    recipe: Annotated[str | None, typer.Option(help="A paper's convention, see `sidetune recipes`.")] = None,
+    settings: Set = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the supernet in the output folder.")] = False,
+    overwrite: Overwrite = False,
+    skip_bad: SkipBad = False,
+    as_json: JSON = False,
+) -> None:
+    """Train a supernet, search its sub-networks on validation images, and say how to train the best one."""
+    from sidetune.atomic import write_text
+    from sidetune.backbones import open_backbone
+    from sidetune.cli.choices import changed, parse
+    from sidetune.cli.data import read_checked
+    from sidetune.cli.named import asked
+    from sidetune.cli.progress import progress
+    from sidetune.cli.search import SHARE_FOR_VALIDATION
+    from sidetune.data.samples import split_off
+    from sidetune.measure.machine import birth_certificate
+    from sidetune.train.evolution import Evolution
+    from sidetune.train.supernet import search_sizes
+
+    choices = parse(settings)
+    start = asked(recipe, method, backbone, method)
+    setup = changed(start.setup, choices.setup)
+    supernets = replace(start.recipe, epochs=epochs, warmup_epochs=None, lr=SUPERNET_LR)
+    supernets = changed(supernets, choices.recipe)
+    chosen = changed(start.method, choices.method)
+    with progress() as report:
+        splits = read_checked(data, report, skip_bad=skip_bad, tune=True)
+        train, val = splits.train, splits.val
+        if val is None:
+            train, val = split_off(train, SHARE_FOR_VALIDATION, supernets.seed)
+        out = out or Path("runs") / f"{splits.name}-{method}-search"
+        opened = open_backbone(
+            start.backbone, image_size=setup.image_size, architecture=setup.architecture, mean=setup.mean, std=setup.std
+        )
+        found = search_sizes(
+            opened,
+            chosen,
+            train,
+            val,
+            max_parameters=max_parameters,
+            recipe=supernets,
+            evolution=Evolution.of(generations, population),
+            transform=setup.transform,
+            out=out / "supernet",
+            resume=resume,
+            overwrite=overwrite,
+            report=report,
+        )
+    best = {name: getattr(found.method, name) for name in asdict(found.subnet)}
+    words = ["sidetune", "fit", data, *(["--recipe", recipe] if recipe else []), "--backbone", start.backbone]
+    words += ["--method", method]
+    for setting in (
+        *(setting for setting in settings if not setting.startswith("recipe.")),
+        *(f"method.{name}={','.join(map(str, sizes))}" for name, sizes in best.items()),
+    ):
+        words += ["--set", setting]
+    result = {
+        "kind": "search",
+        **birth_certificate(),
+        "data": splits.name,
+        "num_images": {"train": len(train), "val": len(val)},
+        "backbone": asdict(opened.card),
+        "transform": setup.transform,
+        "named_recipe": recipe,
+        "max_parameters": max_parameters,
+        "supernet": {"method": asdict(chosen), "recipe": asdict(supernets)},
+        "subnet": best,
+        "num_parameters": found.num_parameters,
+        "val_accuracy": found.val_accuracy,
+        "scored": [{**asdict(s.candidate), "score": s.score, "generation": s.generation} for s in found.scored],
+        "train_it": words,
+    }
+    write_text(out / "search.json", json.dumps(result, indent=1) + "\n")
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(f"{len(found.scored)} sub-networks scored; the best labels {100 * found.val_accuracy:.1f} % of {len(val):,}")
+    print(
+        f"images right with the supernet's weights, {found.num_parameters:,} trained parameters: {out / 'search.json'}"
+    )
+    print(f"train it anew: {shlex.join(words)}")
