@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.methods.method import Adaptation, Method, check_positive
+from sidetune.methods.method import Adaptation, Make, Method, check_positive
 
 TARGETS = {"vit": ("attn.qkv",), "swin": ("attn.qkv",), "convnext": ("mlp.fc1", "mlp.fc2")}
 """Linear layers that are wrapped, by family. ConvNeXt has no attention; at rank 4 this is the journal's 0.72 M."""
@@ -75,7 +74,7 @@ class LoRA(Method):
         return None if family in TARGETS else "its blocks are convolutions; LoRA updates linear layers"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
-        wraps: dict[int, dict[str, Callable[[nn.Module], nn.Module]]] = {}
+        wraps: dict[int, dict[str, Make]] = {}
         num_units = 0
         for i, block in backbone.blocks.items():
             wraps[i] = {}
