@@ -6,12 +6,18 @@ import dataclasses
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.errors import MethodRefused, unknown
+from sidetune.methods.adapter import Adapter, ZeroAdapter
+from sidetune.methods.adaptformer import AdaptFormer
+from sidetune.methods.arc import ARC
 from sidetune.methods.dtl import DTL
+from sidetune.methods.fact import FacT
 from sidetune.methods.full import BitFit, Full, Partial
 from sidetune.methods.linear import Linear
 from sidetune.methods.lora import LoRA
 from sidetune.methods.method import Adaptation, Method, SideNetwork
 from sidetune.methods.mist import MIST
+from sidetune.methods.rlrr import RLRR
+from sidetune.methods.ssf import SSF
 from sidetune.methods.vpt import VPT
 
 __all__ = ["METHODS", "Adaptation", "Method", "SideNetwork", "adaptation", "find_method"]
@@ -25,6 +31,14 @@ METHODS: dict[str, Method] = {
     "lora-fused": LoRA(fused=True),
     "vpt-shallow": VPT(deep=False),
     "vpt-deep": VPT(deep=True),
+    "adapter": Adapter(),
+    "adapter-vpt": ZeroAdapter(),
+    "adaptformer": AdaptFormer(),
+    "ssf": SSF(),
+    "fact-tt": FacT(form="tt", rank=16),
+    "fact-tk": FacT(form="tk", rank=32),
+    "arc": ARC(),
+    "rlrr": RLRR(),
     "dtl": DTL(),
     "dtl+": DTL(fusion="depthwise"),
     "dtlv1": DTL(fusion="depthwise"),
