@@ -22,6 +22,7 @@ def check_method(method: Method, backbone: Backbone) -> None:
         torch.manual_seed(0)
         images = torch.randn(4, 3, *backbone.card.image_size)
         labels = torch.tensor([0, 1, 2, 0])
+        method = method.prepare(backbone, [(images, labels)], num_classes=3)
 
         def make() -> AdaptedModel:
             return adapt(backbone, method, num_classes=3)

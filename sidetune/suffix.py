@@ -131,6 +131,8 @@ class Suffix(nn.Module):
         else:
             assert self.stem is not None
             z = self.run(self.stem, given)
+            if is_low(self.dtype) and not all(p.requires_grad for p in self.stem.parameters()):
+                z = z.to(self.dtype)  # a class token in float32 would carry the blocks' features along
         start = max(self.seam, 0)
         if start in self.side.writes:
             z = self.side.write(start, z, state)

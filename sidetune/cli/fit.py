@@ -47,6 +47,7 @@ def fit_command(
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
     from sidetune.train.papers import paper_run
+    from sidetune.train.prepare import prepare
     from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
@@ -70,6 +71,14 @@ def fit_command(
         out = out or Path("runs") / f"{splits.name}-{method}"
         opened = open_backbone(
             backbone, image_size=setup.image_size, architecture=setup.architecture, mean=setup.mean, std=setup.std
+        )
+        chosen_method = prepare(
+            chosen_method,
+            opened,
+            splits.train,
+            transform=setup.transform,
+            seed=chosen_recipe.seed,
+            batch_size=chosen_recipe.batch_size,
         )
         if search_lr or search_write:
             chosen_method, chosen_recipe = searched(

@@ -17,6 +17,7 @@ from sidetune.methods.lora import LoRA
 from sidetune.methods.method import Adaptation, Method, SideNetwork
 from sidetune.methods.mist import MIST
 from sidetune.methods.rlrr import RLRR
+from sidetune.methods.spt import SPT
 from sidetune.methods.ssf import SSF
 from sidetune.methods.vpt import VPT
 
@@ -39,6 +40,7 @@ METHODS: dict[str, Method] = {
     "fact-tk": FacT(form="tk", rank=32),
     "arc": ARC(),
     "rlrr": RLRR(),
+    "spt-lora": SPT(),
     "dtl": DTL(),
     "dtl+": DTL(fusion="depthwise"),
     "dtlv1": DTL(fusion="depthwise"),

@@ -75,8 +75,8 @@ def remade_linear(
 
     Only x and the parameters are kept for the gradient: the weight is made again.
     """
-    y: Tensor = Remade.apply(to_last(x, layer), matrix(layer), remake, *parameters)  # type: ignore[no-untyped-call]
-    return from_last(y if bias is None else y + bias.to(y.dtype), layer)
+    y: Tensor = Remade.apply(to_last(x, layer), matrix(layer), bias, remake, *parameters)  # type: ignore[no-untyped-call]
+    return from_last(y, layer)
 
 
 def check_width(name: str, value: int, width: int) -> None:
@@ -86,14 +86,18 @@ def check_width(name: str, value: int, width: int) -> None:
 
 
 class Remade(torch.autograd.Function):
-    """x remake(W, p)^T for a frozen W."""
+    """x remake(W, p)^T + b for a frozen W."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, remake: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, remake: Callable[..., Tensor], *parameters: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, *parameters)
         ctx.remake = remake
         w = remake(weight, *parameters)
-        return F.linear(x, w if torch.is_autocast_enabled(x.device.type) else w.to(x.dtype))
+        if not torch.is_autocast_enabled(x.device.type):
+            w, bias = w.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        return F.linear(x, w, bias)
 
     @staticmethod
     @once_differentiable
@@ -102,6 +106,8 @@ class Remade(torch.autograd.Function):
         with torch.enable_grad():
             leaves = [p.detach().requires_grad_() for p in parameters]
             w = ctx.remake(weight, *leaves)
+        rows = grad.flatten(0, -2)
         grad_x = (grad @ w.detach().to(grad.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
-        grad_w = grad.flatten(0, -2).T @ x.flatten(0, -2).to(grad.dtype)
-        return grad_x, None, None, *torch.autograd.grad(w, leaves, grad_w.to(w.dtype))
+        grad_w = rows.T @ x.flatten(0, -2).to(grad.dtype)
+        grad_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
+        return grad_x, None, grad_bias, None, *torch.autograd.grad(w, leaves, grad_w.to(w.dtype))

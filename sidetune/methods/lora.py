@@ -35,17 +35,8 @@ class LowRank(nn.Module):
         for part in self.down:
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
 
-    def _up_all(self) -> Tensor:
-        """The up-projections of all slices as one (out, len(slices) * rank) matrix, zero where nothing is updated."""
-        rank = self.down.shape[1]
-        rows = []
-        for part in range(self.num_parts):
-            blocks = [self.up[j] if s == part else torch.zeros_like(self.up[j]) for j, s in enumerate(self.slices)]
-            rows.append(torch.cat(blocks, dim=1))
-        return self.scale * torch.cat(rows).view(-1, len(self.slices) * rank)
-
     def forward(self, x: Tensor) -> Tensor:
-        down, up = self.down.flatten(0, 1), self._up_all()
+        down, up = self.down.flatten(0, 1), self.scale * spread(self.up, self.slices, self.num_parts)
         if isinstance(self.base, nn.Conv2d):
             return self.base(x) + F.conv2d(F.conv2d(x, down[:, :, None, None]), up[:, :, None, None])
         return self.base(x) + F.linear(F.linear(x, down), up)
@@ -54,8 +45,18 @@ class LowRank(nn.Module):
     def merge(self) -> nn.Linear | nn.Conv2d:
         """A plain layer that computes the same."""
         merged = copy.deepcopy(self.base)
-        merged.weight += (self._up_all() @ self.down.flatten(0, 1)).view_as(merged.weight)
+        up = self.scale * spread(self.up, self.slices, self.num_parts)
+        merged.weight += (up @ self.down.flatten(0, 1)).view_as(merged.weight)
         return merged
+
+
+def spread(up: Tensor, slices: tuple[int, ...], num_parts: int) -> Tensor:
+    """The up-projections of all slices as one (out, len(slices) * rank) matrix, zero where nothing is updated."""
+    rows = []
+    for part in range(num_parts):
+        blocks = [up[j] if s == part else torch.zeros_like(up[j]) for j, s in enumerate(slices)]
+        rows.append(torch.cat(blocks, dim=1))
+    return torch.cat(rows)
 
 
 @dataclass(frozen=True, kw_only=True)

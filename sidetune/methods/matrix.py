@@ -23,6 +23,7 @@ SUMMARIES = {
     "fact-tk": "the same, with a shared core as well",
     "arc": "a shared projection and its transpose in front of attention and MLP, scaled for each block",
     "rlrr": "linear layers rescaled by rows and columns, norms as in ssf",
+    "spt-lora": "what is most sensitive: low-rank updates, whole vectors, single weights",
     "dtl": "low-rank maps beside the blocks, written back from block N/2 + 1 on",
     "dtl+": "dtl with a shared depthwise convolution",
     "dtlv1": "the journal's name of dtl+",

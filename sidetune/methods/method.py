@@ -8,7 +8,7 @@ The frozen depth follows from them (`sidetune.model`); it is never stated.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -96,6 +96,13 @@ class Method(ABC):
     @abstractmethod
     def adapt(self, backbone: Backbone) -> Adaptation:
         """Make the trainable parts for a backbone. Raises ValueError where a choice does not fit it."""
+
+    def prepare(self, backbone: Backbone, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> Method:
+        """The method to adapt with, after a look at training images: this one, unless it has something to find out.
+
+        `batches` are (normalised images, labels) on the device to compute on; those not asked for are never made.
+        """
+        return self
 
     def refuses(self, family: str) -> str | None:
         """Why the method makes no sense on a family of backbones; None where it does."""

@@ -113,7 +113,7 @@ def test_vpt_puts_prompts_behind_the_prefix_tokens_and_takes_them_out_again():
         (name, kind)
         for name in (
             *("linear", "lora", "lora-fused", "bitfit", "partial", "full"),
-            *("ssf", "fact-tt", "fact-tk", "arc", "rlrr"),
+            *("ssf", "fact-tt", "fact-tk", "arc", "rlrr", "spt-lora"),
         )
         for kind in ("vit", "gap", "swin", "convnext", "resnet", "efficientnet")
         if METHODS[name].refuses(kind.replace("gap", "vit")) is None
@@ -121,11 +121,12 @@ def test_vpt_puts_prompts_behind_the_prefix_tokens_and_takes_them_out_again():
 )
 def test_what_can_be_folded_becomes_a_plain_timm_network(name, kind):
     backbone = tiny_backbone(kind)
-    model = sidetune.adapt(backbone, name, num_classes=3, **SMALL.get(name, {}))
+    images = torch.randn(2, 3, *backbone.card.image_size)
+    method = find_method(name, **SMALL.get(name, {})).prepare(backbone, [(images, torch.tensor([0, 1]))], 3)
+    model = sidetune.adapt(backbone, method, num_classes=3)
     disturb(model)
     network = model.merge(into=tiny_network(kind, seed=7))
     assert type(network) is type(tiny_network(kind))
-    images = torch.randn(2, 3, *backbone.card.image_size)
     assert torch.allclose(network(images), model(images), atol=1e-5)
 
 
