@@ -75,8 +75,14 @@ def remade_linear(
 
     Only x and the parameters are kept for the gradient: the weight is made again.
     """
-    y: Tensor = Remade.apply(to_last(x, layer), matrix(layer), bias, remake, *parameters)  # type: ignore[no-untyped-call]
-    return from_last(y, layer)
+    maps = channels_first(layer)
+    y: Tensor = Remade.apply(x, matrix(layer), bias, maps, remake, *parameters)  # type: ignore[no-untyped-call]
+    return y
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None, maps: bool) -> Tensor:
+    """x W^T + b on the channel axis, which is the second of maps and the last of everything else."""
+    return F.conv2d(x, weight[:, :, None, None], bias) if maps else F.linear(x, weight, bias)
 
 
 def check_width(name: str, value: int, width: int) -> None:
@@ -86,18 +92,24 @@ def check_width(name: str, value: int, width: int) -> None:
 
 
 class Remade(torch.autograd.Function):
-    """x remake(W, p)^T + b for a frozen W."""
+    """`affine` with the weight remake(W, p), W being frozen."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, remake: Callable[..., Tensor], *parameters: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        maps: bool,
+        remake: Callable[..., Tensor],
+        *parameters: Tensor,
     ) -> Tensor:
         ctx.save_for_backward(x, weight, *parameters)
-        ctx.remake = remake
+        ctx.maps, ctx.remake = maps, remake
         w = remake(weight, *parameters)
         if not torch.is_autocast_enabled(x.device.type):
             w, bias = w.to(x.dtype), None if bias is None else bias.to(x.dtype)
-        return F.linear(x, w, bias)
+        return affine(x, w, bias, maps)
 
     @staticmethod
     @once_differentiable
@@ -106,8 +118,9 @@ class Remade(torch.autograd.Function):
         with torch.enable_grad():
             leaves = [p.detach().requires_grad_() for p in parameters]
             w = ctx.remake(weight, *leaves)
-        rows = grad.flatten(0, -2)
-        grad_x = (grad @ w.detach().to(grad.dtype)).to(x.dtype) if ctx.needs_input_grad[0] else None
-        grad_w = rows.T @ x.flatten(0, -2).to(grad.dtype)
-        grad_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
-        return grad_x, None, grad_bias, None, *torch.autograd.grad(w, leaves, grad_w.to(w.dtype))
+        inputs, grads = (t.movedim(1, -1).flatten(0, -2) if ctx.maps else t.flatten(0, -2) for t in (x, grad))
+        grad_w = grads.T @ inputs.to(grad.dtype)
+        grad_x = affine(grad, w.detach().to(grad.dtype).T, None, ctx.maps) if ctx.needs_input_grad[0] else None
+        grad_bias = grads.sum(0) if ctx.needs_input_grad[2] else None
+        made = torch.autograd.grad(w, leaves, grad_w.to(w.dtype))
+        return None if grad_x is None else grad_x.to(x.dtype), None, grad_bias, None, None, *made

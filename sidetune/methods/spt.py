@@ -18,7 +18,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.methods.layers import LINEAR, Linear, check_width, from_last, matrix, remade_linear, to_last, with_bias
+from sidetune.methods.layers import (
+    LINEAR,
+    Linear,
+    affine,
+    channels_first,
+    check_width,
+    from_last,
+    matrix,
+    remade_linear,
+    to_last,
+    with_bias,
+)
 from sidetune.methods.lora import spread
 from sidetune.methods.method import Adaptation, Make, Method, check_positive
 from sidetune.methods.sensitivity import Selection, select, sensitivity, tunable, unpack
@@ -109,7 +120,7 @@ class TunedLinear(nn.Module):
         if self.weight is None and self.bias is None:
             y = self.base(x)
         elif self.weight is None:
-            y = from_last(F.linear(to_last(x, self.base), matrix(self.base), bias), self.base)
+            y = affine(x, matrix(self.base), bias, channels_first(self.base))
         else:
             remake = partial(changed_at, self.weight.places)
             y = remade_linear(x, self.base, bias, remake, self.weight.values)

@@ -18,6 +18,7 @@ from sidetune.methods.layers import remade_linear
 from sidetune.methods.rlrr import rescaled
 from sidetune.saving import WEIGHTS
 from sidetune.suffix import IMAGES
+from sidetune.train.step import backward
 
 SMALL = {"adapter": {}, "adapter-vpt": {}, "adaptformer": {}, "ssf": {}, "rlrr": {}} | dict.fromkeys(
     ("fact-tt", "fact-tk", "arc"), {"rank": 4}
@@ -186,21 +187,23 @@ def test_rlrr_rescales_q_k_and_v_apart(vit):
     assert torch.allclose(layer(x), torch.cat(parts, dim=-1), atol=1e-5)
 
 
-def test_rlrr_keeps_no_weight_it_made_and_has_the_gradients_of_plain_pytorch():
-    layer = torch.nn.Linear(6, 9).requires_grad_(False).double()
+@pytest.mark.parametrize("maps", [False, True])
+def test_rlrr_keeps_no_weight_it_made_and_has_the_gradients_of_plain_pytorch(maps):
+    layer = torch.nn.Conv2d(6, 9, 1) if maps else torch.nn.Linear(6, 9)
+    layer = layer.requires_grad_(False).double()
     generator = torch.Generator().manual_seed(0)
-    x, left, right = (
-        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
-        for shape in [(2, 5, 6), (9, 1), (3, 6)]
-    )
+    shapes = [(2, 6, 5, 3) if maps else (2, 5, 6), (9, 1), (3, 6), (9,)]
+    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    x, left, right, bias = inputs = [t.requires_grad_() for t in tensors]
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
-        out = remade_linear(x, layer, layer.bias, rescaled, left, right)
+        out = remade_linear(x, layer, bias, rescaled, left, right)
     assert {t.data_ptr() for t in kept} == {t.data_ptr() for t in (x, layer.weight, left, right)}
     target = torch.randn(out.shape, generator=generator, dtype=torch.float64)
-    made = torch.autograd.grad((out * target).sum(), (x, left, right))
-    plain = F.linear(x, rescaled(layer.weight, left, right), layer.bias)
-    for own, expected in zip(made, torch.autograd.grad((plain * target).sum(), (x, left, right)), strict=True):
+    made = torch.autograd.grad((out * target).sum(), inputs)
+    weight = rescaled(layer.weight.flatten(1), left, right)
+    plain = F.conv2d(x, weight[:, :, None, None], bias) if maps else F.linear(x, weight, bias)
+    for own, expected in zip(made, torch.autograd.grad((plain * target).sum(), inputs), strict=True):
         assert torch.allclose(own, expected, atol=1e-12)
 
 
@@ -240,6 +243,25 @@ def test_held_in_bf16_they_compute_nearly_the_same_and_train_in_full_precision(n
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.dtype == torch.float32 and parameter.grad.isfinite().all(), parameter_name
+
+
+@pytest.mark.parametrize("choices", [{"micro_batch": 3}, {"checkpoint": True}])
+@pytest.mark.parametrize("name", SMALL)
+def test_saving_memory_leaves_the_gradient_of_the_whole_batch(vit, name, choices):
+    images, labels = torch.randn(7, 3, 32, 32), torch.arange(7) % 3
+
+    def gradients(micro_batch=None, checkpoint=False):
+        model = sidetune.adapt(vit, name, num_classes=3, **SMALL[name])
+        torch.manual_seed(0)
+        disturb(model)
+        model.suffix.checkpoint = checkpoint  # in eval mode: dropout draws otherwise in pieces
+        backward(model, images, labels, micro_batch=micro_batch)
+        return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+
+    whole, saved = gradients(), gradients(**choices)
+    largest = max(g.abs().max() for g in whole.values())
+    for parameter_name, gradient in whole.items():
+        assert (gradient - saved[parameter_name]).abs().max() <= 1e-6 * largest, parameter_name
 
 
 @pytest.mark.parametrize("name", ["adaptformer", "fact-tt", "fact-tk", "arc"])

@@ -97,6 +97,14 @@ def test_the_contract_holds_with_single_weights_too(kind):
     check_method(method, backbone)
 
 
+def test_layers_that_are_convolutions_start_exactly_as_they_were_too():
+    network = timm.create_model("convnext_atto", depths=(1, 1, 1, 1), dims=(8, 16, 24, 32), num_classes=0)
+    backbone = sidetune.open_backbone(network, image_size=32)
+    method = prepared(backbone)
+    assert isinstance(backbone.blocks[1].mlp.fc1, torch.nn.Conv2d) and method.selection.single
+    check_method(method, backbone)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_tuned_folds_into_the_weights(kind):
     backbone = tiny_backbone(kind)
