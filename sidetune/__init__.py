@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
     from sidetune.train.papers import PaperRun, paper_run, paper_runs
+    from sidetune.train.prepare import prepare
     from sidetune.train.recipe import Recipe
 
 __version__ = "0.1.0"
@@ -64,6 +65,7 @@ __all__ = [
     "paper_run",
     "paper_runs",
     "plan",
+    "prepare",
     "read_data",
 ]
 
@@ -83,6 +85,7 @@ HOMES = {
     "sidetune.train.evaluate": ("evaluate",),
     "sidetune.train.loop": ("fit",),
     "sidetune.train.papers": ("PaperRun", "paper_run", "paper_runs"),
+    "sidetune.train.prepare": ("prepare",),
     "sidetune.train.recipe": ("Recipe",),
 }
 

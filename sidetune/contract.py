@@ -22,6 +22,7 @@ def check_method(method: Method, backbone: Backbone) -> None:
         torch.manual_seed(0)
         images = torch.randn(4, 3, *backbone.card.image_size)
         labels = torch.tensor([0, 1, 2, 0])
+        method = method.prepare(backbone, [(images, labels)], num_classes=3)
 
         def make() -> AdaptedModel:
             return adapt(backbone, method, num_classes=3)
@@ -64,8 +65,9 @@ def dead_by_nature(name: str) -> bool:
 
 def leaves_the_rest_alone(model: AdaptedModel, backbone: Backbone, images: Tensor, labels: Tensor) -> None:
     def frozen_digest() -> str:
-        trained = model.trained()
-        return digest_of({name: t for name, t in model.state_dict().items() if name not in trained})
+        trained = model.trained()  # where several layers hold one parameter, under its first name alone
+        state = model.state_dict(keep_vars=True)
+        return digest_of({n: t for n, t in state.items() if n not in trained and not t.requires_grad})
 
     def parts_digest() -> str:
         parts = backbone.named_parts(backbone.native_pool)

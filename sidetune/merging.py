@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from sidetune.backbones import FAMILIES
-from sidetune.backbones.eight_bit import EightBitLinear
 from sidetune.backbones.structure import shared
 from sidetune.errors import CannotMerge
-from sidetune.methods.lora import LowRank
+from sidetune.methods.method import Folds
 from sidetune.model import AdaptedModel
 
 
@@ -22,7 +21,7 @@ def merge(model: AdaptedModel, into: Any = None) -> nn.Module:
 
     It is made by the backbone's architecture; for a backbone that was a module of the caller's, pass a network of the
     same shape as `into`, whose weights are overwritten. Raises CannotMerge for methods that leave something beside the
-    blocks (dtl, vpt).
+    blocks (dtl, vpt), or in them what is no linear change of their weights (adapter).
     """
     side = model.suffix.side
     if side.reads or side.writes:
@@ -30,6 +29,7 @@ def merge(model: AdaptedModel, into: Any = None) -> nn.Module:
             f"{type(model.method).__name__} adds a side network that is no linear change of the backbone's weights, so "
             f"it cannot be folded into them; export the whole model instead (sidetune export)"
         )
+    source = merged_tensors(model)
     num_classes = len(model.task.classes)
     if into is None:
         if not model.card.architecture:
@@ -46,8 +46,8 @@ def merge(model: AdaptedModel, into: Any = None) -> nn.Module:
         for part, module in parts.named_parts(model.suffix.pool_name)
         for name, t in module.state_dict().items()
     }
-    source = merged_tensors(model)
-    assert target.keys() == source.keys()
+    if differing := sorted(target.keys() ^ source.keys()):
+        raise CannotMerge(f"the plain network and the adapted one differ in what they hold: {', '.join(differing[:4])}")
     for name, tensor in source.items():
         target[name].copy_(tensor)
     head = into.get_classifier()
@@ -74,9 +74,9 @@ def merged_tensors(model: AdaptedModel) -> dict[str, torch.Tensor]:
 
 
 def fold(module: nn.Module) -> nn.Module:
-    """A copy whose low-rank and 8-bit layers are plain ones."""
+    """A copy in which what was put around layers is folded into them, and rounded layers are plain ones."""
     plain = shared(module)
     for name, layer in reversed(list(plain.named_modules())):  # what is wrapped comes before its wrap
-        if isinstance(layer, (LowRank, EightBitLinear)):
+        if isinstance(layer, Folds):
             plain.set_submodule(name, layer.merge())
     return plain

@@ -43,9 +43,7 @@ class AdaptedModel(nn.Module):
         self.begun = False
         """Whether the method has seen the training images it starts from; see `Method.begin`."""
         self.num_blocks = backbone.num_blocks
-        pool = backbone.native_pool if method.pool == "native" else method.pool
-        if pool not in backbone.pools:
-            raise ValueError(f"pool {method.pool!r} does not exist here; known: native, {', '.join(backbone.pools)}")
+        pool = backbone.pool_named(method.pool)
         parts = adaptation(method, backbone)
         self.num_units = parts.num_units
         self.suffix = Suffix(backbone, parts, pool)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import safetensors
 from safetensors.torch import load_file, save_file
@@ -54,7 +54,8 @@ def describe(model: AdaptedModel) -> dict[str, Any]:
 def card(config: dict[str, Any], num_parameters: int) -> str:
     backbone, method = config["backbone"], config["method"]
     name = backbone["name"] or backbone["architecture"] or "a network of the author's"
-    choices = ", ".join(f"{k} {v}" for k, v in method.items() if k != "type" and v is not None)
+    short = {k: v for k, v in method.items() if k != "type" and v is not None and not isinstance(v, dict)}
+    choices = ", ".join(f"{k} {v}" for k, v in short.items())
     classes = ", ".join(config["classes"][:20]) + (", ..." if len(config["classes"]) > 20 else "")
     return f"""# {name}, adapted by {method["type"]}
 
@@ -138,5 +139,16 @@ def method_from(saved: dict[str, Any]) -> Method:
     types = {type(method).__name__: type(method) for method in METHODS.values()}
     if saved["type"] not in types:
         raise unknown("method type", saved["type"], types)
-    choices: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items() if k != "type"}
-    return types[saved["type"]](**choices)
+    chosen = types[saved["type"]]
+    hints = get_type_hints(chosen)
+    return chosen(**{name: restored(value, hints.get(name)) for name, value in saved.items() if name != "type"})
+
+
+def restored(value: Any, hint: Any) -> Any:
+    """A field as it was before JSON made lists of its tuples and mappings of its data classes."""
+    if isinstance(value, list):
+        return tuple(restored(v, None) for v in value)
+    if isinstance(value, dict):
+        made = next(h for h in (hint, *get_args(hint)) if is_dataclass(h))
+        return made(**{name: restored(v, None) for name, v in value.items()})  # type: ignore[operator]
+    return value

@@ -17,7 +17,7 @@ from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.held import hold, is_low, natively
 from sidetune.backbones.structure import owned, rebuild
 from sidetune.features import Features, Need
-from sidetune.methods.method import Adaptation
+from sidetune.methods.method import Adaptation, Make
 
 IMAGES = -1
 """The tap before the stem: a suffix that starts here takes images."""
@@ -29,12 +29,22 @@ def seam(backbone: Backbone, adaptation: Adaptation, pool: str) -> int:
     N if nothing in the backbone is touched; i - 1 if block i is changed inside; i if the output of block i is written
     to; IMAGES if even the stem is trained.
     """
-    touched = [*adaptation.side.writes, *(i - 1 for i, wraps in adaptation.wraps.items() if wraps)]
+    known = [part for part, _ in backbone.named_parts(pool)]
+    asked = {f"blocks.{key}" if isinstance(key, int) else key: key for key in adaptation.wraps}
+    if unknown := [key for part, key in asked.items() if part not in known]:
+        raise ValueError(f"wraps names {unknown}, which this backbone does not have; it has {', '.join(known)}")
+    touched = [*adaptation.side.writes]
     for part, module in backbone.named_parts(pool):
-        if any(adaptation.trains(f"{part}.{name}") for name, _ in module.named_parameters()):
+        if changes(adaptation, part, module):
             place, _, number = part.partition(".")
             touched.append({"stem": IMAGES, "pool": backbone.num_blocks}.get(place, int(number or 0) - 1))
     return min(touched, default=backbone.num_blocks)
+
+
+def changes(adaptation: Adaptation, part: str, module: nn.Module) -> bool:
+    """Whether something in a part is replaced or trained."""
+    trains = any(adaptation.trains(f"{part}.{name}") for name, _ in module.named_parameters())
+    return bool(adaptation.wraps_in(part)) or trains
 
 
 class Suffix(nn.Module):
@@ -54,14 +64,17 @@ class Suffix(nn.Module):
             self.side.writes
             or self.gather is not None
             or adaptation.pool
-            or any(adaptation.trains(f"pool.{name}") for name, _ in backbone.pools[pool].named_parameters())
+            or changes(adaptation, "pool", backbone.pools[pool])
         )
         self.reads_before = tuple(i for i in self.side.reads if i <= self.seam)
 
         def own(part: str, module: nn.Module) -> nn.Module:
-            """A copy of a backbone's module that owns what is trained and shares the rest."""
+            """A copy of a backbone's module that owns what is trained, shares the rest, and has its wraps put in."""
             trains = adaptation.trains
-            return rebuild(module, lambda name, t: owned(t) if trains(f"{part}.{name}") else t)
+            copied = rebuild(module, lambda name, t: owned(t) if trains(f"{part}.{name}") else t)
+            for names, make in adaptation.wraps_in(part).items():
+                wrap(copied, names, make)
+            return copied
 
         parts = dict(backbone.named_parts(pool))
         self.stem = own("stem", parts["stem"]) if self.seam == IMAGES else None
@@ -69,10 +82,7 @@ class Suffix(nn.Module):
         for i in range(max(self.seam, 0) + 1, self.num_blocks + 1):
             if i in backbone.transitions:
                 self.transitions[str(i)] = own(f"transitions.{i}", backbone.transitions[i])
-            block = own(f"blocks.{i}", backbone.blocks[i])
-            for name, make in adaptation.wraps.get(i, {}).items():
-                block.set_submodule(name, make(block.get_submodule(name)))
-            self.blocks[str(i)] = block
+            self.blocks[str(i)] = own(f"blocks.{i}", backbone.blocks[i])
         self.pool = nn.Identity() if self.only_pools else adaptation.pool or own("pool", parts["pool"])
         self.dtype = torch.float32
         self.native: set[nn.Module] = set()
@@ -121,6 +131,8 @@ class Suffix(nn.Module):
         else:
             assert self.stem is not None
             z = self.run(self.stem, given)
+            if is_low(self.dtype) and not all(p.requires_grad for p in self.stem.parameters()):
+                z = z.to(self.dtype)  # a class token in float32 would carry the blocks' features along
         start = max(self.seam, 0)
         if start in self.side.writes:
             z = self.side.write(start, z, state)
@@ -166,6 +178,17 @@ class Suffix(nn.Module):
             for name in ("drop_path", "drop_path1", "drop_path2"):
                 if hasattr(block, name):
                     setattr(block, name, DropPath(p) if p > 0 else nn.Identity())
+
+
+def wrap(part: nn.Module, names: str | tuple[str, ...], make: Make) -> None:
+    """Put in place of a sub-layer what `make` makes of it; several in a row are replaced where the first stood."""
+    if isinstance(names, str):
+        part.set_submodule(names, make(part.get_submodule(names)))
+        return
+    row = nn.Sequential(*(part.get_submodule(name) for name in names))
+    for name in names:
+        part.set_submodule(name, nn.Identity())
+    part.set_submodule(names[0], make(row))
 
 
 def counts(block: nn.Module) -> bool:

@@ -81,6 +81,13 @@ class Backbone(Parts):
         """Channels of the block's output; of the stem's for block 0."""
         return self.output_shapes[block][0 if self.layout.channels_first else -1]
 
+    def pool_named(self, name: str) -> str:
+        """The pooling that `native`, or its own name, means here. Raises ValueError, listing them, for another."""
+        pool = self.native_pool if name == "native" else name
+        if pool not in self.pools:
+            raise ValueError(f"pool {name!r} does not exist here; known: native, {', '.join(self.pools)}")
+        return pool
+
     def keeps_shape(self, block: int) -> bool:
         """Whether the block's output has the shape of its input (the first block of a ResNet stage does not)."""
         return self.input_shapes[block] == self.output_shapes[block]

@@ -37,12 +37,17 @@ class EightBitLinear(nn.Module):
             y = product(x, self.codes, self.scale)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
+    @property
+    def weight(self) -> Tensor:
+        """What the codes stand for, for those who change weights rather than outputs."""
+        return self.codes * self.scale[:, None]
+
     @torch.no_grad()
     def merge(self) -> nn.Linear:
         """A plain layer that computes the same."""
         num_outputs, num_inputs = self.codes.shape
         plain = nn.Linear(num_inputs, num_outputs, self.bias is not None, self.codes.device, torch.float32)
-        plain.weight.copy_(self.codes * self.scale[:, None].float())
+        plain.weight.copy_(self.weight)
         if self.bias is not None:
             plain.bias.copy_(self.bias)
         return plain.requires_grad_(False)

@@ -51,6 +51,7 @@ def fit_command(
     from sidetune.saving import describe
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
+    from sidetune.train.prepare import prepare
 
     choices = parse(settings)
     start = asked(recipe, method, backbone, DEFAULT_METHOD)
@@ -73,6 +74,14 @@ def fit_command(
             architecture=setup.architecture,
             mean=setup.mean,
             std=setup.std,
+        )
+        chosen_method = prepare(
+            chosen_method,
+            opened,
+            splits.train,
+            transform=setup.transform,
+            seed=chosen_recipe.seed,
+            batch_size=chosen_recipe.batch_size,
         )
         if search_lr or search_write:
             chosen_method, chosen_recipe = searched(

@@ -29,6 +29,7 @@ from sidetune.train.evaluate import evaluate
 from sidetune.train.kept import share_features
 from sidetune.train.loop import Report, Silent, fit
 from sidetune.train.precision import TYPES, resolve
+from sidetune.train.prepare import prepare
 from sidetune.train.recipe import Recipe
 
 
@@ -138,6 +139,11 @@ def compare(
     scored_on = "val" if splits.test is None else "test"
     if scored_on == "val" and splits.val is None:
         raise ValueError(f"{splits.name} has neither test nor validation images to score on")
+
+    methods = {
+        name: prepare(method, backbone, splits.train, transform=transform, seed=seeds[0], batch_size=recipe.batch_size)
+        for name, method in methods.items()
+    }
 
     def make(name: str, seed: int) -> AdaptedModel:
         return adapt(backbone, methods[name], classes=splits.train.classes, transform=transform, seed=seed)

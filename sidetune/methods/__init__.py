@@ -6,7 +6,11 @@ import dataclasses
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.errors import MethodRefused, unknown
+from sidetune.methods.adapter import Adapter, ZeroAdapter
+from sidetune.methods.adaptformer import AdaptFormer
+from sidetune.methods.arc import ARC
 from sidetune.methods.dtl import DTL
+from sidetune.methods.fact import FacT
 from sidetune.methods.full import BitFit, Full, Partial
 from sidetune.methods.last import LAST
 from sidetune.methods.linear import Linear
@@ -16,6 +20,9 @@ from sidetune.methods.lst import LST
 from sidetune.methods.method import Adaptation, Method, SideNetwork
 from sidetune.methods.mist import MIST
 from sidetune.methods.noah import NOAH
+from sidetune.methods.rlrr import RLRR
+from sidetune.methods.spt import SPT
+from sidetune.methods.ssf import SSF
 from sidetune.methods.vpt import VPT
 
 __all__ = ["METHODS", "Adaptation", "Method", "SideNetwork", "adaptation", "find_method"]
@@ -29,6 +36,15 @@ METHODS: dict[str, Method] = {
     "lora-fused": LoRA(fused=True),
     "vpt-shallow": VPT(deep=False),
     "vpt-deep": VPT(deep=True),
+    "adapter": Adapter(),
+    "adapter-vpt": ZeroAdapter(),
+    "adaptformer": AdaptFormer(),
+    "ssf": SSF(),
+    "fact-tt": FacT(form="tt", rank=16),
+    "fact-tk": FacT(form="tk", rank=32),
+    "arc": ARC(),
+    "rlrr": RLRR(),
+    "spt-lora": SPT(),
     "dtl": DTL(),
     "dtl+": DTL(fusion="depthwise"),
     "dtlv1": DTL(fusion="depthwise"),

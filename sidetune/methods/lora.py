@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.methods.method import Adaptation, Method, check_positive
+from sidetune.methods.method import Adaptation, Make, Method, check_positive
 
 TARGETS = {"vit": ("attn.qkv",), "swin": ("attn.qkv",), "convnext": ("mlp.fc1", "mlp.fc2")}
 """Linear layers that are wrapped, by family. ConvNeXt has no attention; at rank 4 this is the journal's 0.72 M."""
@@ -36,17 +35,8 @@ class LowRank(nn.Module):
         for part in self.down:
             nn.init.kaiming_uniform_(part, a=math.sqrt(5))
 
-    def _up_all(self) -> Tensor:
-        """The up-projections of all slices as one (out, len(slices) * rank) matrix, zero where nothing is updated."""
-        rank = self.down.shape[1]
-        rows = []
-        for part in range(self.num_parts):
-            blocks = [self.up[j] if s == part else torch.zeros_like(self.up[j]) for j, s in enumerate(self.slices)]
-            rows.append(torch.cat(blocks, dim=1))
-        return self.scale * torch.cat(rows).view(-1, len(self.slices) * rank)
-
     def forward(self, x: Tensor) -> Tensor:
-        down, up = self.down.flatten(0, 1), self._up_all()
+        down, up = self.down.flatten(0, 1), self.scale * spread(self.up, self.slices, self.num_parts)
         if isinstance(self.base, nn.Conv2d):
             return self.base(x) + F.conv2d(F.conv2d(x, down[:, :, None, None]), up[:, :, None, None])
         return self.base(x) + F.linear(F.linear(x, down), up)
@@ -55,8 +45,18 @@ class LowRank(nn.Module):
     def merge(self) -> nn.Linear | nn.Conv2d:
         """A plain layer that computes the same."""
         merged = copy.deepcopy(self.base)
-        merged.weight += (self._up_all() @ self.down.flatten(0, 1)).view_as(merged.weight)
+        up = self.scale * spread(self.up, self.slices, self.num_parts)
+        merged.weight += (up @ self.down.flatten(0, 1)).view_as(merged.weight)
         return merged
+
+
+def spread(up: Tensor, slices: tuple[int, ...], num_parts: int) -> Tensor:
+    """The up-projections of all slices as one (out, len(slices) * rank) matrix, zero where nothing is updated."""
+    rows = []
+    for part in range(num_parts):
+        blocks = [up[j] if s == part else torch.zeros_like(up[j]) for j, s in enumerate(slices)]
+        rows.append(torch.cat(blocks, dim=1))
+    return torch.cat(rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class LoRA(Method):
         return None if family in TARGETS else "its blocks are convolutions; LoRA updates linear layers"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
-        wraps: dict[int, dict[str, Callable[[nn.Module], nn.Module]]] = {}
+        wraps: dict[int, dict[str, Make]] = {}
         num_units = 0
         for i, block in backbone.blocks.items():
             wraps[i] = {}

@@ -8,9 +8,9 @@ The frozen depth follows from them (`sidetune.model`); it is never stated.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -40,6 +40,22 @@ class SideNetwork(nn.Module):
         return z
 
 
+Make = Callable[[Any], nn.Module]
+"""Given a sub-layer, its replacement."""
+Wraps = Mapping[Any, Make]
+"""By name of a sub-layer within its part (`attn.qkv`): what makes its replacement. A tuple names sub-layers that run
+one straight after the other and are replaced by one; `Make` is given them as an `nn.Sequential`."""
+
+
+@runtime_checkable
+class Folds(Protocol):
+    """A replacement that can be folded away again."""
+
+    def merge(self) -> nn.Module:
+        """A plain layer that computes the same. Raises CannotMerge where there is none."""
+        ...
+
+
 def nothing(_: str) -> bool:
     return False
 
@@ -49,8 +65,9 @@ class Adaptation:
     """What a method adds to one backbone."""
 
     side: SideNetwork = field(default_factory=SideNetwork)
-    wraps: Mapping[int, Mapping[str, Callable[[nn.Module], nn.Module]]] = field(default_factory=dict)
-    """By block, by name of a sub-layer (`attn.qkv`): what makes its replacement. Blocks not named stay as they are."""
+    wraps: Mapping[Any, Wraps] = field(default_factory=dict)
+    """By block, or by name of another part (`stem`, `transitions.3`, `pool`): what is replaced in it. Parts not named
+    stay as they are."""
     trains: Callable[[str], bool] = nothing
     """Which backbone parameters are trained, by name (`blocks.7.attn.qkv.bias`, `stem...`, `pool.norm.weight`)."""
     gather: int | None = None
@@ -59,6 +76,11 @@ class Adaptation:
     """What makes one vector an image in place of the backbone's own pooling; its parameters are trained."""
     num_units: int = 0
     """Minimal structural units inserted into the backbone (DTL, AAAI 2024, table 1)."""
+
+    def wraps_in(self, part: str) -> Wraps:
+        """What is replaced in a part, by its name in `Parts.named_parts`."""
+        place, _, number = part.partition(".")
+        return self.wraps.get(int(number) if place == "blocks" else part, {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +99,13 @@ class Method(ABC):
     @abstractmethod
     def adapt(self, backbone: Backbone) -> Adaptation:
         """Make the trainable parts for a backbone. Raises ValueError where a choice does not fit it."""
+
+    def prepare(self, backbone: Backbone, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> Method:
+        """The method to adapt with, after a look at training images: this one, unless it has something to find out.
+
+        `batches` are (normalised images, labels) on the device to compute on; those not asked for are never made.
+        """
+        return self
 
     def refuses(self, family: str) -> str | None:
         """Why the method makes no sense on a family of backbones; None where it does."""
