@@ -31,6 +31,7 @@ class Cache:
         try:
             fcntl.flock(self.owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
+            self.owner.close()
             if e.errno in (errno.EAGAIN, errno.EACCES):
                 raise ValueError(f"the cache {folder} is in use by another service; give each its own") from None
             raise

@@ -10,6 +10,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from sidetune.serve.refusals import DRAIN_SECONDS
 from sidetune.serve.settings import Settings
 from sidetune.wire.infer import build_error
 
@@ -29,6 +30,8 @@ class Connection(H11Protocol):
         self.settings = settings
         self.headers_due: asyncio.TimerHandle | None = None
         self.answer_due: asyncio.TimerHandle | None = None
+        self.gone_due: asyncio.TimerHandle | None = None
+        """Set once the caller was refused: what it still sends is thrown away until then."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -40,9 +43,12 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.cancel("headers_due")
         self.cancel("answer_due")
+        self.cancel("gone_due")
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.gone_due is not None:
+            return
         super().data_received(data)
         if self.conn.their_state is not h11.IDLE:
             self.cancel("headers_due")
@@ -64,7 +70,7 @@ class Connection(H11Protocol):
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """The caller has closed its half."""
-        if self.transport.is_closing() or self.scheme == "https":  # TLS has no halves
+        if self.gone_due is not None or self.transport.is_closing() or self.scheme == "https":  # TLS has no halves
             return None
         answering = self.cycle is not None and not self.cycle.response_complete
         if answering and not self.cycle.more_body:
@@ -78,7 +84,8 @@ class Connection(H11Protocol):
         self.refuse(400, msg)
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer in place of the app, and close."""
+        """Answer in place of the app and close; not with bytes unread, since a reset would hide the answer."""
+        self.cancel("headers_due")
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -92,7 +99,12 @@ class Connection(H11Protocol):
             ]
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
-        self.transport.close()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.gone_due = self.loop.call_later(DRAIN_SECONDS, self.transport.abort)
+            self.flow.resume_reading()
+        else:
+            self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
