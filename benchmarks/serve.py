@@ -32,7 +32,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sidetune.measure.machine import birth_certificate
-from sidetune.serve.worker import Worker, open_worker
+from sidetune.serve.worker import Worker, open_workers
 from sidetune.wire.ask import Ask
 from sidetune.wire.infer import build_request
 from sidetune.wire.message import HEADER_LENGTH
@@ -138,7 +138,7 @@ def bare(worker: Worker, name: str, batch: int, seconds: float) -> float:
 
 def throughput(folder: Path, args: argparse.Namespace) -> dict[str, object]:
     path = weights_of(args.backbone, folder)
-    worker = open_worker(str(path), architecture=args.backbone, image_size=args.pixels, transform="vtab")
+    (worker,) = open_workers([str(path)], architecture=args.backbone, image_size=args.pixels, transform="vtab")
     ask = Ask(k=worker.card.num_blocks, precision="int8")
     swept = {b: bare(worker, ask.name, b, args.seconds / 8) for b in BATCHES}
     best = max(swept, key=swept.__getitem__)

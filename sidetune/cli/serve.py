@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,10 @@ def serve_command(
     max_batch: Annotated[int, typer.Option(help="Images in one pass of a backbone.", min=1)] = 32,
     max_delay_ms: Annotated[float, typer.Option(help="How long an image may wait for others.", min=0)] = 5.0,
     queue: Annotated[int, typer.Option(help="Images accepted and not answered; above it, 503.", min=1)] = 256,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Host it in a Ray cluster, on as many machines as that has.")
+    ] = False,
+    replicas: Annotated[int, typer.Option(help="With --ray: copies of the service.", min=1)] = 1,
     settings: Annotated[
         list[str], typer.Option("--set", help="Any other limit, such as max_pixels=10000000.", metavar="NAME=VALUE")
     ] = [],  # noqa: B006
@@ -42,27 +47,38 @@ def serve_command(
             raise MissingExtra(f"sidetune serve (which imports {e.name})", "serve") from e
         raise
     from sidetune.cli.choices import changed
-    from sidetune.serve.worker import open_worker
+    from sidetune.serve.worker import best_device, open_workers
 
     limits = changed(
         Settings(max_batch=max_batch, max_delay=max_delay_ms / 1e3, queue=queue), dict(split(s) for s in settings)
     )
     callers = read_keys(keys, limits)
-    workers = []
-    for source in backbone:
-        typer.echo(f"opening {source}", err=True)
-        workers.append(
-            open_worker(
-                source,
-                image_size=image_size,
-                architecture=architecture,
-                transform=transform,
-                precision=precision,
-                device=device,
-            )
-        )
-        card = workers[-1].card
-        typer.echo(f"  /v2/models/{card.name}, weights {card.digest[:12]}, {card.dtype}", err=True)
+    open_all = partial(
+        open_workers,
+        backbone,
+        image_size=image_size,
+        architecture=architecture,
+        transform=transform,
+        precision=precision,
+        device=device,
+    )
+    if ray:
+        from sidetune.serve.cluster import deploy, wait
+
+        num_gpus = 1.0 if (device or best_device()).startswith("cuda") else 0.0
+        http = {
+            "host": host,
+            "port": port,
+            "ssl_certfile": tls_cert and str(tls_cert),
+            "ssl_keyfile": tls_key and str(tls_key),
+        }
+        deploy(open_all, limits, callers, cache, replicas=replicas, num_gpus=num_gpus, http=http)
+        typer.echo(f"{replicas} replicas are ready on port {port}", err=True)
+        return wait()
+    workers = open_all()
+    for worker in workers:
+        card = worker.card
+        typer.echo(f"/v2/models/{card.name}: weights {card.digest[:12]}, {card.dtype}", err=True)
     run(create_app(workers, limits, callers, cache), limits, host=host, port=port, cert=tls_cert, key=tls_key)
 
 

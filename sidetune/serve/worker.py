@@ -110,23 +110,29 @@ def card_of(backbone: Backbone, name: str, transform: str, dtype: str) -> ModelC
     )
 
 
-def open_worker(
-    source: str,
+def open_workers(
+    sources: Sequence[str],
     *,
     image_size: int | None = None,
     architecture: str | None = None,
     transform: str = "photo",
     precision: str = "auto",
     device: str | None = None,
-) -> Worker:
-    """A worker for a backbone that `open_backbone` finds, under the last part of its name."""
+) -> list[Worker]:
+    """Workers for backbones that `open_backbone` finds, each under the last part of its name."""
     if precision not in get_args(Precision):
         raise unknown("precision", precision, get_args(Precision))
-    backbone = open_backbone(source, image_size=image_size, architecture=architecture)
-    return Worker(
-        backbone,
-        name=Path(source).stem if is_file(source) else source.rpartition("/")[2],
-        transform=transform,
-        device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
-        precision=cast(Precision, precision),
-    )
+    return [
+        Worker(
+            open_backbone(source, image_size=image_size, architecture=architecture),
+            name=Path(source).stem if is_file(source) else source.rpartition("/")[2],
+            transform=transform,
+            device=torch.device(device or best_device()),
+            precision=cast(Precision, precision),
+        )
+        for source in sources
+    ]
+
+
+def best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
