@@ -17,6 +17,11 @@ def test_importing_sidetune_imports_nothing_heavy():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
 
 
+def test_the_wire_needs_nothing_but_numpy():
+    done = clean_process("import sidetune.wire.codec, sidetune.wire.infer, sidetune.wire.metadata")
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_missing_extra_is_named():
     done = clean_process("import sidetune\nsidetune.adapt")
     assert "MissingExtra: sidetune.adapt (which imports " in done.stderr

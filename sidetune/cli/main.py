@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from sidetune.cli import ablate, apply, compare, demo, extract, fit, measure, methods, plan, sizes
+from sidetune.cli import ablate, apply, compare, demo, extract, fit, measure, methods, plan, serve, sizes
 from sidetune.errors import Interrupted, MissingExtra, SidetuneError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("export")(apply.export_command)
 app.command("merge")(apply.merge_command)
 app.command("methods")(methods.methods_command)
 app.command("recipes")(methods.recipes_command)
+app.command("serve")(serve.serve_command)
 app.command("demo")(demo.demo_command)
 
 STOPPED, WRONG = 130, 2

@@ -18,7 +18,8 @@ from sidetune.methods.layers import remade_linear
 from sidetune.methods.rlrr import rescaled
 from sidetune.saving import WEIGHTS
 from sidetune.suffix import IMAGES
-from sidetune.train.step import backward
+from sidetune.train.recipe import Recipe
+from sidetune.train.step import backward, save_memory
 
 SMALL = {"adapter": {}, "adapter-vpt": {}, "adaptformer": {}, "ssf": {}, "rlrr": {}} | dict.fromkeys(
     ("fact-tt", "fact-tk", "arc"), {"rank": 4}
@@ -250,12 +251,12 @@ def test_held_in_bf16_they_compute_nearly_the_same_and_train_in_full_precision(n
 def test_saving_memory_leaves_the_gradient_of_the_whole_batch(vit, name, choices):
     images, labels = torch.randn(7, 3, 32, 32), torch.arange(7) % 3
 
-    def gradients(micro_batch=None, checkpoint=False):
+    def gradients(**choices):
         model = sidetune.adapt(vit, name, num_classes=3, **SMALL[name])
         torch.manual_seed(0)
         disturb(model)
-        model.suffix.checkpoint = checkpoint  # in eval mode: dropout draws otherwise in pieces
-        backward(model, images, labels, micro_batch=micro_batch)
+        save_memory(model, Recipe(**choices))
+        backward(model, images, labels, micro_batch=choices.get("micro_batch"))  # in eval mode: dropout sleeps
         return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
     whole, saved = gradients(), gradients(**choices)

@@ -1,0 +1,175 @@
+"""The routes of the Open Inference Protocol over services."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+import sidetune
+from sidetune.serve.cache import Cache
+from sidetune.serve.intake import Intake, header_length
+from sidetune.serve.keys import Caller, Guard, Keys
+from sidetune.serve.metrics import Measured, Metrics
+from sidetune.serve.refusals import Lingering, busy, on_failure, on_refusal
+from sidetune.serve.service import Service
+from sidetune.serve.settings import Settings
+from sidetune.serve.worker import Worker
+from sidetune.wire.ask import Ask
+from sidetune.wire.codec import num_bytes
+from sidetune.wire.infer import Answer, build_response, check_json, parse_request
+from sidetune.wire.infer import Request as Wanted
+from sidetune.wire.message import HEADER_LENGTH, WireError
+
+T = TypeVar("T")
+JSON_BYTES = 24
+"""Of a number in an answer in JSON, at most."""
+
+
+class Serving:
+    """The app's endpoints and what they share."""
+
+    def __init__(self, workers: Sequence[Worker], settings: Settings, cache: Path | None) -> None:
+        self.workers, self.settings, self.cache_folder = workers, settings, cache
+        self.metrics = Metrics()
+        self.intake = Intake(settings.max_receiving, settings.body_timeout)
+        self.pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="images")
+        self.services: dict[str, Service] = {}
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        """Runs the services; leaving it, every accepted request has been answered."""
+        cache = None if self.cache_folder is None else Cache(self.cache_folder, self.settings.cache_bytes)
+        for worker in self.workers:
+            service = Service(worker, self.settings, self.metrics, self.pool, cache)
+            self.services[worker.card.name] = service
+        tasks = [asyncio.create_task(s.run()) for s in self.services.values()]
+        yield
+        self.services = {}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.pool.shutdown()
+        if cache is not None:
+            cache.close()
+
+    async def live(self, request: Request) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        ready = bool(self.services)
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def server(self, request: Request) -> Response:
+        extensions = ["binary_tensor_data"]
+        about = {"name": "sidetune", "version": sidetune.__version__, "extensions": extensions}
+        return JSONResponse({**about, "models": list(self.services)})
+
+    async def model(self, request: Request) -> Response:
+        return JSONResponse(self.find(request).card.to_metadata())
+
+    async def model_ready(self, request: Request) -> Response:
+        return JSONResponse({"name": self.find(request).card.name, "ready": True})
+
+    async def report(self, request: Request) -> Response:
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def infer(self, request: Request) -> Response:
+        service = self.find(request)
+        caller: Caller = request.state.caller
+        caller.bucket.check()
+        length = header_length(request)
+        try:
+            async with self.intake.body(request, caller.max_body) as body:
+                wanted = await self.threaded(lambda: parse_request(memoryview(body), length))
+                asks, binary = self.check(service, wanted)
+                caller.bucket.take(len(wanted.images))
+                answers = await service.answer(wanted.images, asks)
+                return await self.threaded(lambda: respond(service, answers, binary, wanted.id))
+        except WireError as e:
+            raise HTTPException(400, str(e)) from None
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody hears it
+
+    def check(self, service: Service, wanted: Wanted) -> tuple[tuple[Ask, ...], tuple[bool, ...]]:
+        """What is answered and how; raises WireError or a refusal for what is not."""
+        card, settings = service.card, self.settings
+        if wanted.fingerprint not in (None, card.fingerprint):
+            raise HTTPException(
+                409, f"{card.name} has the fingerprint {card.fingerprint}, not {wanted.fingerprint[:80]}"
+            )
+        if len(wanted.images) > settings.max_images:
+            raise HTTPException(413, f"{len(wanted.images)} images in one request; at most {settings.max_images}")
+        default = Ask(k=card.num_blocks) if "sum" in card.gathers else Ask(gather="last")
+        asks = wanted.asks or (default,)
+        size = 0
+        for ask, in_bytes in zip(asks, wanted.binary, strict=True):
+            try:
+                of_one = num_bytes(card.shape(ask), ask.precision)
+            except ValueError as e:
+                raise WireError(f"output {ask.name!r}: {e}") from None
+            if not in_bytes:
+                check_json(ask)
+                of_one = of_one // 4 * JSON_BYTES
+            size += of_one * len(wanted.images)
+        if size > settings.max_response:
+            raise HTTPException(
+                413, f"the answer would have {size} bytes, at most {settings.max_response}; ask for less"
+            )
+        return asks, wanted.binary
+
+    def find(self, request: Request) -> Service:
+        name = request.path_params["name"]
+        if not self.services:
+            raise busy("the service is stopping", 5)
+        if name not in self.services:
+            raise HTTPException(404, "no model of this name; /v2 lists those that there are")
+        request.state.model = name
+        return self.services[name]
+
+    async def threaded(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+
+
+def respond(service: Service, answers: Sequence[Answer], binary: Sequence[bool], id: str | None) -> Response:
+    card = service.card
+    body, length = build_response(card.name, answers, binary, card.fingerprint, id)
+    if length is None:
+        return Response(body, media_type="application/json")
+    return Response(body, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream")
+
+
+def create_app(workers: Sequence[Worker], settings: Settings, keys: Keys, cache: Path | None = None) -> Starlette:
+    """The ASGI app over these backbones; any server or host of such apps can run it."""
+    if len({w.card.name for w in workers}) < len(workers):
+        raise ValueError("two backbones have the same name")
+    serving = Serving(workers, settings, cache)
+    model = "/v2/models/{name}"
+    return Starlette(
+        routes=[
+            Route("/v2", serving.server),
+            Route("/v2/health/live", serving.live),
+            Route("/v2/health/ready", serving.ready),
+            Route(model, serving.model),
+            Route(f"{model}/ready", serving.model_ready),
+            Route(f"{model}/infer", serving.infer, methods=["POST"]),
+            Route("/metrics", serving.report),
+        ],
+        middleware=[
+            Middleware(Lingering),
+            Middleware(Measured, metrics=serving.metrics),
+            Middleware(Guard, keys=keys),
+        ],
+        exception_handlers={HTTPException: on_refusal, Exception: on_failure},
+        lifespan=serving.lifespan,
+    )

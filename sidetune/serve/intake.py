@@ -1,0 +1,65 @@
+"""A request's body, read within limits of size and time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from sidetune.serve.refusals import busy
+from sidetune.wire.message import HEADER_LENGTH
+
+TYPES = ("application/json", "application/octet-stream", "")
+
+
+class Intake:
+    """All bodies that are held at once; they share a budget."""
+
+    def __init__(self, max_bytes: int, timeout: float) -> None:
+        self.max_bytes, self.timeout = max_bytes, timeout
+        self.held = 0
+
+    @asynccontextmanager
+    async def body(self, request: Request, limit: int) -> AsyncIterator[bytearray]:
+        """The body, held until the block ends. Raises 413 as soon as it is too large, 408 if it is too slow."""
+        announced = request.headers.get("content-length", "")
+        if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
+            raise too_large(limit)
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.timeout):
+                async for chunk in request.stream():
+                    if len(body) + len(chunk) > limit:
+                        raise too_large(limit)
+                    if self.held + len(chunk) > self.max_bytes:
+                        raise busy("the service holds as many requests as it can", 1)
+                    self.held += len(chunk)
+                    body += chunk
+            yield body
+        except TimeoutError:
+            raise HTTPException(408, f"the body did not come within {self.timeout:g} s") from None
+        finally:
+            self.held -= len(body)
+
+
+def too_large(limit: int) -> HTTPException:
+    return HTTPException(413, f"the request has more than the {limit} bytes allowed; send fewer images at once")
+
+
+def header_length(request: Request) -> int | None:
+    """Where the tensors begin. Raises 415 for bodies that are no message of the protocol, 400 for a wrong number."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in TYPES:
+        raise HTTPException(415, f"content type {kind!r} is not known here; send {TYPES[0]} or {TYPES[1]}")
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise HTTPException(415, f"content encoding {coding!r} is not known here; send the body as it is")
+    said = request.headers.getlist(HEADER_LENGTH)
+    if not said:
+        return None
+    if len(said) > 1 or not (said[0].isascii() and said[0].isdigit() and len(said[0]) < 12):
+        raise HTTPException(400, f"{HEADER_LENGTH} must be one whole number, got {', '.join(said)[:80]!r}")
+    return int(said[0])

@@ -1,0 +1,128 @@
+"""Who may ask, and how much: API keys from a file, each with its own limits.
+
+The file is TOML, one table a caller:
+
+    [greenhouse]
+    key = "at least 16 characters that nobody guesses"
+    rate = 50           # images a second, optional
+    max_body = 1048576  # bytes of a request, optional
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sidetune.serve.refusals import busy, error
+from sidetune.serve.settings import Settings
+
+SHORTEST = 16
+OPEN = ("/v2/health/live", "/v2/health/ready")
+"""What whoever looks after the machine asks; tells no more than that the service runs."""
+ANYONE = "anyone"
+FIELDS = {"key": str, "rate": (int, float), "max_body": int}
+
+
+@dataclass(kw_only=True)
+class Bucket:
+    """Images that may be asked for: `rate` a second, saved up for `burst` seconds; a large request goes into debt."""
+
+    rate: float
+    burst: float = 10.0
+    clock: Callable[[], float] = time.monotonic
+    level: float = field(init=False)
+    seen: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.level, self.seen = self.rate * self.burst, self.clock()
+
+    def check(self) -> None:
+        """Raises 429 while in debt."""
+        now = self.clock()
+        self.level = min(self.level + self.rate * (now - self.seen), self.rate * self.burst)
+        self.seen = now
+        if self.rate and self.level < 0:
+            raise busy(f"more than {self.rate:g} images a second were asked for", -self.level / self.rate, 429)
+
+    def take(self, images: int) -> None:
+        self.level -= images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    name: str
+    digest: bytes = field(repr=False)
+    max_body: int
+    bucket: Bucket
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """Those who may ask; without any, everyone is one caller."""
+
+    callers: tuple[Caller, ...]
+    open: bool
+    """Whether no key is needed."""
+
+    def find(self, authorization: str) -> Caller | None:
+        """The caller of an `Authorization: Bearer KEY`; every key is compared, each in constant time."""
+        if self.open:
+            return self.callers[0]
+        scheme, _, key = authorization.partition(" ")
+        digest = digest_of(key.strip() if scheme.lower() == "bearer" else "")
+        found = [c for c in self.callers if hmac.compare_digest(c.digest, digest)]
+        return found[0] if found else None
+
+
+def digest_of(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def read_keys(path: Path | None, settings: Settings) -> Keys:
+    """Raises ValueError naming the caller, never the key, for a file that cannot be used."""
+    if path is None:
+        return Keys(callers=(caller(ANYONE, {"key": ""}, settings),), open=True)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):  # whose messages may quote the file
+        raise ValueError(f"{path} is not TOML with one table for each caller: [name], key = '...'") from None
+    for name, table in tables.items():
+        if not isinstance(table, dict) or not isinstance(table.get("key"), str) or len(table["key"]) < SHORTEST:
+            raise ValueError(f"{path}: [{name}] needs key = '...' of at least {SHORTEST} characters")
+        if wrong := [k for k, v in table.items() if k not in FIELDS or not isinstance(v, FIELDS[k])]:  # type: ignore[arg-type]
+            raise ValueError(f"{path}: [{name}] has an unknown or wrong {', '.join(wrong)}; known: {', '.join(FIELDS)}")
+    callers = tuple(caller(name, table, settings) for name, table in tables.items())
+    if not callers or len({c.digest for c in callers}) < len(callers):
+        raise ValueError(f"{path} holds no key, or one key twice")
+    return Keys(callers=callers, open=False)
+
+
+def caller(name: str, table: dict[str, Any], settings: Settings) -> Caller:
+    bucket = Bucket(rate=table.get("rate", settings.rate))
+    max_body = min(table.get("max_body", settings.max_body), settings.max_body)
+    return Caller(name=name, digest=digest_of(table["key"]), max_body=max_body, bucket=bucket)
+
+
+class Guard:
+    """Lets nobody without a key past, and puts who is asking into the request's state."""
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self.app, self.keys = app, keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN:
+            sent = [v for k, v in scope["headers"] if k == b"authorization"]
+            found = self.keys.find(sent[0].decode("latin-1") if len(sent) == 1 else "")
+            if found is None:
+                refusal = error("a valid API key is needed", 401, {"WWW-Authenticate": "Bearer"})
+                return await refusal(scope, receive, send)
+            scope.setdefault("state", {})["caller"] = found
+        await self.app(scope, receive, send)

@@ -1,0 +1,85 @@
+"""Every refusal in the protocol's form, and heard by the caller even if its body was not read."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sidetune.wire.infer import build_error
+
+DRAIN_SECONDS, DRAIN_BYTES = 2.0, 64 * 2**20
+
+
+def busy(message: str, seconds: float, status: int = 503) -> HTTPException:
+    """A refusal that names when to come again: 503 if all callers are too many, 429 if this one is."""
+    return HTTPException(status, message, headers={"Retry-After": str(min(max(math.ceil(seconds), 1), 60))})
+
+
+def error(message: str, status: int, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(build_error(message), status, headers)
+
+
+async def on_refusal(request: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, HTTPException)
+    return error(exc.detail, exc.status_code, dict(exc.headers or {}))
+
+
+async def on_failure(request: Request, exc: Exception) -> JSONResponse:
+    """What went wrong is in the service's log; the caller learns that it was not its fault."""
+    return error("the service failed on this request", 500)
+
+
+class Lingering:
+    """Answers with an error before all of the body came: says so at once, then lets the rest pass by for a moment.
+
+    Closing a connection with unread bytes resets it, and the caller would see that in place of the answer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        headers = dict(scope["headers"])
+        unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        linger = False
+
+        async def received() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = unread and message.get("more_body", False)
+            return message
+
+        async def sent(message: Message) -> None:
+            nonlocal linger
+            if message["type"] == "http.response.start" and unread and message["status"] >= 400:
+                linger = b"expect" not in headers
+                message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if not (last and linger):
+                return await send(message)
+            await send({**message, "more_body": True})
+            await pass_by(received)
+            await send({"type": "http.response.body"})
+
+        await self.app(scope, received, sent)
+
+
+async def pass_by(receive: Receive) -> None:
+    """Let a body come in and forget it, within limits of time and size."""
+    size = 0
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while size < DRAIN_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
+    except TimeoutError:
+        pass

@@ -1,0 +1,53 @@
+"""What a service allows, and how it batches."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    max_batch: int = 32
+    """Images in one pass of a backbone."""
+    max_delay: float = 0.005
+    """Seconds that an image may wait for others to share its pass."""
+    queue: int = 256
+    """Images of a backbone that are accepted and not answered; above it, 503."""
+    workers: int = min(8, os.cpu_count() or 1)
+    """Threads that decode images and encode features."""
+    max_images: int = 64
+    """In one request."""
+    max_body: int = 32 * MIB
+    """Bytes of a request."""
+    max_receiving: int = 256 * MIB
+    """Bytes of all requests that are held at once; above it, 503."""
+    max_image_bytes: int = 16 * MIB
+    """Of one encoded image."""
+    max_pixels: int = 32_000_000
+    """Of one image, looked up before it is decoded."""
+    max_response: int = 64 * MIB
+    """Bytes of an answer."""
+    rate: float = 0.0
+    """Images a second that a caller may ask for in the long run; 0: any number."""
+    max_connections: int = 1024
+    header_timeout: float = 10.0
+    """Seconds until a request's headers must be there."""
+    body_timeout: float = 60.0
+    """Seconds until its body must be there."""
+    send_timeout: float = 30.0
+    """Seconds in which a caller must take some of its answer."""
+    shutdown_timeout: int = 60
+    """Seconds that accepted requests have to finish when the service is told to stop."""
+    cache_bytes: int = 10 * 1024 * MIB
+    """Of features kept on disk, where a folder is given for them."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value < 0 or (value == 0 and f.name not in ("rate", "max_delay")):
+                raise ValueError(f"{f.name} must be above 0, got {value}")
+        if self.max_batch > self.queue:
+            raise ValueError(f"queue must hold a batch: queue={self.queue}, max_batch={self.max_batch}")

@@ -1,0 +1,138 @@
+"""A backbone on its device: pictures already decoded go in, the taps that were asked for come out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sidetune.backbones import Backbone, open_backbone
+from sidetune.backbones.prefix import Prefix
+from sidetune.backbones.weights import is_file
+from sidetune.data.transforms import Transform
+from sidetune.errors import unknown
+from sidetune.features import Features, Need
+from sidetune.train.precision import TYPES, resolve
+from sidetune.train.recipe import Precision
+from sidetune.wire.ask import GATHERS, Ask
+from sidetune.wire.codec import Array
+from sidetune.wire.metadata import ModelCard
+
+Taps = dict[str, Tensor]
+"""One image's features by output name, on the CPU."""
+
+
+class Worker:
+    """Not thread-safe: `compute` is for one thread."""
+
+    def __init__(
+        self, backbone: Backbone, *, name: str, transform: str, device: torch.device, precision: Precision
+    ) -> None:
+        chosen = resolve(precision, device)
+        self.card = card_of(backbone, name, transform, chosen)
+        self.layout, self.device = backbone.layout, device
+        self.prefix = Prefix(backbone, self.need([a.name for a in self.card.asks()]))
+        self.prefix.hold(device, TYPES[chosen])
+        card = backbone.card
+        preset = Transform(preset=transform, image_size=card.image_size, mean=card.mean, std=card.std)
+        self.transform: Callable[[Image.Image], Tensor] = preset.evaluation()
+
+    def need(self, names: Sequence[str]) -> Need:
+        """What the prefix has to give for these outputs."""
+        last, gathers = self.card.num_blocks, [Ask.named(n) for n in names]
+        kinds = {a.gather for a in gathers}
+        outputs = range(last + 1) if "stack" in kinds else [last] if "last" in kinds else []
+        return Need(
+            gathered=frozenset(a.k for a in gathers if a.k is not None),
+            outputs=frozenset(outputs),
+            pooled=frozenset({"token"} & kinds),
+        )
+
+    def compute(self, images: Sequence[Tensor], kind: Hashable) -> list[Taps]:
+        """One pass for images that all want the same outputs; `kind` is a tuple of their names."""
+        assert isinstance(kind, tuple)
+        with torch.inference_mode():
+            features = self.prefix(torch.stack(list(images)).to(self.device), self.need(kind))
+            outputs = {name: self.output(features, name).cpu() for name in kind}
+        return [{name: t[i] for name, t in outputs.items()} for i in range(len(images))]
+
+    def output(self, features: Features, name: str) -> Tensor:
+        """An output of the whole batch, with its tokens as the wire wants them."""
+        ask = Ask.named(name)
+        if ask.gather == "token":
+            return features.pooled["token"]
+        if ask.k is not None:
+            return self.tokens(features.gathered[ask.k])
+        last = self.card.num_blocks
+        if ask.gather == "last":
+            return self.tokens(features.outputs[last])
+        return torch.stack([self.tokens(features.outputs[i]) for i in range(last + 1)], dim=1)
+
+    def tokens(self, z: Tensor) -> Tensor:
+        """Any backbone's features as (batch, token, channel)."""
+        return self.layout.to_side(z).flatten(1, -2)
+
+
+def as_array(t: Tensor) -> Array:
+    return np.ascontiguousarray(t.float().numpy())
+
+
+def card_of(backbone: Backbone, name: str, transform: str, dtype: str) -> ModelCard:
+    card, layout, last = backbone.card, backbone.layout, backbone.num_blocks
+    shape = backbone.output_shapes[last]
+    grid = layout.grid or (shape[1:] if layout.channels_first else shape[:2])
+    one_shape = all(backbone.output_shapes[i] == shape for i in range(last + 1))
+    possible = {
+        "sum": all(backbone.keeps_shape(i) for i in backbone.blocks),
+        "last": True,
+        "token": "token" in backbone.pools,
+        "stack": one_shape,
+    }
+    return ModelCard(
+        name=name,
+        architecture=card.architecture,
+        digest=card.digest,
+        image_size=card.image_size,
+        mean=card.mean,
+        std=card.std,
+        transform=transform,
+        num_blocks=last,
+        width=backbone.output_width(last),
+        grid=(grid[0], grid[1]),
+        num_prefix_tokens=layout.num_prefix_tokens,
+        dtype=dtype,
+        gathers=tuple(g for g in GATHERS if possible[g]),
+    )
+
+
+def open_workers(
+    sources: Sequence[str],
+    *,
+    image_size: int | None = None,
+    architecture: str | None = None,
+    transform: str = "photo",
+    precision: str = "auto",
+    device: str | None = None,
+) -> list[Worker]:
+    """Workers for backbones that `open_backbone` finds, each under the last part of its name."""
+    if precision not in get_args(Precision):
+        raise unknown("precision", precision, get_args(Precision))
+    return [
+        Worker(
+            open_backbone(source, image_size=image_size, architecture=architecture),
+            name=Path(source).stem if is_file(source) else source.rpartition("/")[2],
+            transform=transform,
+            device=torch.device(device or best_device()),
+            precision=cast(Precision, precision),
+        )
+        for source in sources
+    ]
+
+
+def best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,105 @@
+"""Who may ask, and how much."""
+
+import logging
+
+import pytest
+
+from sidetune.serve.keys import Bucket, read_keys
+from sidetune.serve.settings import Settings
+from sidetune.wire.ask import Ask
+from sidetune.wire.infer import build_request
+
+SUM = Ask(k=4)
+GREEN, RED = "green-key-0123456789", "red-key-0123456789ab"
+
+
+@pytest.fixture
+def keys(tmp_path):
+    path = tmp_path / "keys.toml"
+    path.write_text(f'[green]\nkey = "{GREEN}"\n[red]\nkey = "{RED}"\nrate = 0.2\nmax_body = 15000\n')
+    return path
+
+
+def bearer(key):
+    return {"Authorization": f"Bearer {key}"}
+
+
+def test_nothing_but_health_is_told_to_those_without_a_key(talk, picture, keys, caplog):
+    ask = build_request([picture(1)], [SUM])
+    wrong = [{}, bearer(""), bearer(GREEN[:-1]), bearer(GREEN + "x"), {"Authorization": GREEN}, {"X-API-Key": GREEN}]
+    wrong += [{"Authorization": b"Bearer \xff\xfe"}]
+
+    async def work(client):
+        health = [await client.get(p) for p in ("/v2/health/live", "/v2/health/ready")]
+        paths = ("/v2", "/metrics", "/v2/models/tiny", "/v2/models/other", "/nowhere")
+        closed = [await client.get(p, headers=h) for p in paths for h in wrong]
+        closed += [await client.post(*ask, headers=h) for h in wrong]
+        await client.infer([picture(1)], [SUM], headers=bearer(GREEN))
+        return health, closed
+
+    with caplog.at_level(logging.DEBUG):
+        health, closed = talk(work, keys=keys)
+    assert all(r.status_code == 200 for r in health) and {r.status_code for r in closed} == {401}
+    assert len({r.text for r in closed}) == 1 and {r.headers["www-authenticate"] for r in closed} == {"Bearer"}
+    assert GREEN not in caplog.text
+
+
+def test_each_caller_has_limits_of_its_own(talk, picture, keys):
+    async def work(client):
+        three = build_request([picture(i) for i in range(3)], [SUM])
+        small = build_request([picture(1)], [SUM])
+        large = await client.post(*three, headers=bearer(RED))
+        red = [await client.post(*small, headers=bearer(RED)) for _ in range(4)]
+        green = [await client.post(*three, headers=bearer(GREEN)) for _ in range(3)]
+        return large, red, green
+
+    large, red, green = talk(work, keys=keys)
+    assert large.status_code == 413 and {r.status_code for r in green} == {200}
+    assert [r.status_code for r in red] == [200, 200, 200, 429]
+    assert 1 <= int(red[-1].headers["retry-after"]) <= 60 and "0.2 images a second" in red[-1].json()["error"]
+
+
+def test_a_bucket_fills_again_and_lends_to_large_requests():
+    now = 0.0
+    bucket = Bucket(rate=2, burst=5, clock=lambda: now)
+    bucket.check()
+    bucket.take(14)
+    with pytest.raises(Exception, match="2 images a second"):
+        bucket.check()
+    now = 2.0
+    bucket.check()
+    now = 1000.0
+    bucket.check()
+    assert bucket.level == 10
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "no key"),
+        ("key = 'at-the-top-0123456789'", "key"),
+        ("[a]\nkey = 'short'", "at least 16 characters"),
+        ("[a]\nrate = 3", "at least 16 characters"),
+        ("[a]\nkey = 'secret-0123456789'\nrate = 'x'", "rate"),
+        ("[a]\nkey = 'secret-0123456789'\ncolour = 3", "colour"),
+        ("[a]\nkey = 'secret-0123456789'\n[b]\nkey = 'secret-0123456789'", "twice"),
+        ("[a\nkey = 'secret-0123456789'", "not TOML"),
+    ],
+)
+def test_a_bad_file_of_keys_is_refused_without_showing_them(tmp_path, text, message):
+    path = tmp_path / "keys.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as refused:
+        read_keys(path, Settings())
+    assert "secret-0123456789" not in str(refused.value) and "secret" not in repr(refused.value.__cause__)
+
+
+def test_keys_do_not_show_when_they_are_printed(keys):
+    assert GREEN not in repr(read_keys(keys, Settings()))
+
+
+def test_limits_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="max_batch must be above 0, got 0"):
+        Settings(max_batch=0)
+    with pytest.raises(ValueError, match="queue must hold a batch"):
+        Settings(max_batch=64, queue=32)

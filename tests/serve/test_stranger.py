@@ -1,0 +1,60 @@
+"""A client written from docs/wire.md alone, with nothing of ours."""
+
+import asyncio
+import json
+import struct
+
+import numpy as np
+
+from sidetune.wire.ask import Ask
+
+
+def unpack(row, tokens, channels, precision):
+    """The drawing of docs/wire.md, number by number."""
+    half = struct.unpack_from(f"<{2 * channels + tokens}e", row)
+    m, a, s = half[:channels], half[channels : 2 * channels], half[2 * channels :]
+    codes = row[2 * len(half) :]
+    x = np.empty((tokens, channels))
+    for t in range(tokens):
+        for c in range(channels):
+            if precision == "int8":
+                q = struct.unpack_from("b", codes, t * channels + c)[0]
+            else:
+                byte = codes[t * ((channels + 1) // 2) + c // 2]
+                q = (byte >> 4 if c % 2 else byte & 15) - 7.5
+            x[t, c] = m[c] + a[c] * s[t] * q
+    return x
+
+
+def test_a_stranger_reads_the_same_features(talk, picture):
+    files = [picture(1), picture(2, kind="JPEG")]
+    tensor = b"".join(struct.pack("<I", len(f)) + f for f in files)
+    header = {
+        "id": "any",
+        "parameters": {"binary_data_output": True},
+        "inputs": [
+            {"name": "image", "datatype": "BYTES", "shape": [2], "parameters": {"binary_data_size": len(tensor)}}
+        ],
+        "outputs": [
+            {"name": "sum.4", "parameters": {"precision": "int4"}},
+            {"name": "sum.2", "parameters": {"precision": "int8"}},
+        ],
+    }
+    text = json.dumps(header).encode()
+
+    async def work(client):
+        ours = client.infer(files, [Ask(k=4, precision="int4"), Ask(k=2, precision="int8")])
+        return await asyncio.gather(client.post(text + tensor, len(text)), ours)
+
+    answer, ours = talk(work)
+    length = int(answer.headers["Inference-Header-Content-Length"])
+    said, rest = json.loads(answer.content[:length]), answer.content[length:]
+    for output in said["outputs"]:
+        size, (tokens, channels) = output["parameters"]["binary_data_size"], output["parameters"]["shape"]
+        batch, row = output["shape"]
+        data, rest = rest[:size], rest[size:]
+        for i in range(batch):
+            image = data[i * row : (i + 1) * row]
+            x = unpack(image, tokens, channels, output["parameters"]["precision"])
+            assert np.allclose(x, ours[output["name"]][i], rtol=1e-5, atol=1e-5)
+    assert not rest

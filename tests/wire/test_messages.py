@@ -1,0 +1,257 @@
+"""Requests, responses and model metadata as both sides build and read them."""
+
+import base64
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sidetune.wire.ask import Ask
+from sidetune.wire.codec import PRECISIONS, encode
+from sidetune.wire.infer import (
+    Answer,
+    build_error,
+    build_request,
+    build_response,
+    pack_image,
+    parse_error,
+    parse_request,
+    parse_response,
+)
+from sidetune.wire.message import WireError, join_elements, pack, split_elements, unpack
+from sidetune.wire.metadata import ModelCard
+
+CARD = ModelCard(
+    name="tiny",
+    architecture="vit_tiny_patch16_224",
+    digest="ab" * 32,
+    image_size=(32, 32),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.25),
+    transform="vtab",
+    num_blocks=4,
+    width=48,
+    grid=(4, 4),
+    num_prefix_tokens=1,
+)
+FILES = [b"first image", b"", b"third"]
+PIXELS = np.arange(2 * 4 * 5 * 3, dtype=np.uint8).reshape(2, 4, 5, 3)
+ASKS = [Ask(k=4), Ask(k=2, precision="int8"), Ask(gather="token", precision="int4", compression="zstd")]
+
+
+def request(change):
+    """A request for FILES whose header was changed."""
+    body, length = build_request(FILES, ASKS)
+    header = json.loads(body[:length])
+    change(header)
+    return pack(header, [body[length:]])
+
+
+def refused(body, length, message=None):
+    with pytest.raises(WireError, match=message):
+        parse_request(body, length)
+
+
+@pytest.mark.parametrize("images", [FILES, PIXELS])
+def test_a_request_is_read_as_it_was_built(images):
+    read = parse_request(*build_request(images, ASKS, fingerprint="f", id="7"))
+    assert read.asks == tuple(ASKS) and read.binary == (True, True, True) and (read.fingerprint, read.id) == ("f", "7")
+    assert np.array_equal(read.images, images) if images is PIXELS else [bytes(i) for i in read.images] == images
+
+
+def test_a_response_is_read_as_it_was_built_and_decodes():
+    rng = np.random.default_rng(0)
+    asks = [
+        Ask(k=k, precision=p, compression=c)
+        for k, (p, c) in enumerate((p, c) for p in PRECISIONS for c in ("none", "zstd"))
+    ]
+    x = {a.name: rng.standard_normal((3, 17, 48)).astype(np.float32) for a in asks}
+    answers = [
+        Answer(ask=a, shape=(17, 48), data=[pack_image(encode(i, a.precision), a) for i in x[a.name]]) for a in asks
+    ]
+    body, length = build_response("tiny", answers, [True] * len(asks), "print", id="7")
+    read = parse_response(body, length, asks)
+    assert (read.model, read.fingerprint, read.id) == ("tiny", "print", "7")
+    for ask in asks:
+        answer = read.answers[ask.name]
+        y = np.stack([answer.features(i) for i in range(3)])
+        assert np.abs(y - x[ask.name]).max() <= {"fp32": 0, "fp16": 2e-3, "int8": 0.05, "int4": 2}[ask.precision]
+
+
+def test_answers_in_json_are_plain_numbers_and_only_fp32_has_them():
+    x = np.arange(6, dtype=np.float32)
+    answer = Answer(ask=Ask(gather="token"), shape=(3,), data=[x[:3].tobytes(), x[3:].tobytes()])
+    body, length = build_response("tiny", [answer], [False], "print")
+    (output,) = json.loads(body)["outputs"]
+    assert length is None and output["data"] == x.tolist()
+    assert (output["datatype"], output["shape"]) == ("FP32", [2, 3])
+    with pytest.raises(WireError, match="no form in JSON"):
+        build_response("tiny", [replace(answer, ask=Ask(gather="token", precision="fp16"))], [False], "print")
+
+
+def test_images_may_stand_in_the_json():
+    coded = [base64.b64encode(f).decode() for f in FILES]
+    whole = json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [3], "data": coded}]}).encode()
+    read = parse_request(whole)
+    assert read.images == FILES and read.asks == () and read.binary == (False,)
+    nested = {"name": "image", "datatype": "UINT8", "shape": list(PIXELS.shape), "data": PIXELS.tolist()}
+    assert np.array_equal(parse_request(json.dumps({"inputs": [nested]}).encode()).images, PIXELS)
+
+
+def test_outputs_may_each_say_whether_they_come_in_bytes():
+    def change(header):
+        header["outputs"][1]["parameters"] = {"binary_data": False}
+
+    assert parse_request(*request(change)).binary == (True, False, True)
+
+
+def test_lies_about_lengths_are_refused():
+    body, length = build_request(FILES, ASKS)
+    for wrong in (0, -1, length - 1, length + 1, len(body) + 1, 10**9):
+        refused(body, wrong)
+    refused(body + b"x", length, "1 bytes of the body belong to no tensor")
+    refused(body[:-1], length, "binary_data_size is 28, 27 bytes are left")
+    for size in (27, 29, -1, 2**63, 1.5, "28", True, None):
+        refused(*request(lambda h, size=size: h["inputs"][0]["parameters"].update(binary_data_size=size)))
+
+
+def test_lies_about_shapes_and_types_are_refused():
+    for shape in ([2], [4], [10**18], [-3], [0], [], [3, 2], "3", [True], [1.5], None):
+        refused(*request(lambda h, s=shape: h["inputs"][0].update(shape=s)))
+    for datatype in ("FP32", "", None, 3, ["BYTES"], {}):
+        refused(*request(lambda h, d=datatype: h["inputs"][0].update(datatype=d)), "must be BYTES")
+    refused(*request(lambda h: h["inputs"][0].update(datatype="UINT8")), "pixels have shape")
+    refused(*request(lambda h: h["inputs"][0].update(datatype="UINT8", shape=[10**9] * 3 + [3])), "bytes, got 28")
+    refused(*request(lambda h: h["inputs"][0].update(data=["aaaa"])), "either behind the header or in it")
+    refused(*request(lambda h: h["inputs"].append({"name": "more"})), "expected one input")
+    refused(*request(lambda h: h["inputs"][0].update(name="pixels")), "expected one input named 'image'")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"name": "sum"},
+        {"name": "sum.x"},
+        {"name": "sum.-1"},
+        {"name": "sum.99999"},
+        {"name": "sum.²"},
+        {"name": "last.3"},
+        {"name": "mean"},
+        {"name": 3},
+        {},
+        {"name": "last", "parameters": {"precision": "int2"}},
+        {"name": "last", "parameters": {"precision": ["int8"]}},
+        {"name": "last", "parameters": {"compression": "gzip"}},
+        {"name": "last", "parameters": {"binary_data": 1}},
+        {"name": "last", "parameters": []},
+    ],
+)
+def test_outputs_that_do_not_exist_are_refused(output):
+    refused(*request(lambda h: h.update(outputs=[output])))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"inputs": 3}',
+        b'{"inputs": [3]}',
+        b'{"inputs": []}',
+        b'{"inputs": [], "inputs": []}',
+        b'{"id": NaN}',
+        b'{"id": ' + b"9" * 5000 + b"}",
+        b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1,1,1,3], "data": [1, 2, 256]}]}',
+        b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1,1,1,3], "data": [1, 2, true]}]}',
+        b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1,1,1,3], "data": [1, 2, [3]]}]}',
+        b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1,1,1,3], "data": '
+        + b"[" * 99
+        + b"]" * 99
+        + b"}]}",
+        b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["?"]}]}',
+        b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [3]}]}',
+        b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1]}]}',
+    ],
+)
+def test_json_that_is_no_request_is_refused(text):
+    refused(text, None)
+
+
+def test_bytes_elements_are_split_only_where_they_fill_their_tensor():
+    data = join_elements(FILES)
+    assert data[:4] == b"\x0b\0\0\0" and [bytes(e) for e in split_elements(memoryview(data), 3)] == FILES
+    for wrong, count in ((data[:-1], 3), (data, 2), (data, 4), (data + b"\0", 3), (data[:2], 1), (b"\xff" * 8, 1)):
+        with pytest.raises(WireError, match="BYTES element"):
+            split_elements(memoryview(wrong), count)
+
+
+def test_a_response_to_something_else_is_refused():
+    answer = Answer(ask=Ask(k=4), shape=(3,), data=[bytes(12)])
+    body, length = build_response("tiny", [answer], [True], "print")
+    assert parse_response(body, length, [Ask(k=4)]).answers["sum.4"].features(0).tolist() == [0, 0, 0]
+    for asks in ([Ask(k=3)], [Ask(k=4, precision="int8")], [Ask(k=4, compression="zstd")], [Ask(k=4), Ask(k=3)], []):
+        with pytest.raises(WireError):
+            parse_response(body, length, asks)
+
+
+def test_errors_are_read_whatever_their_form():
+    assert parse_error(json.dumps(build_error("too large")).encode()) == "too large"
+    assert "without a message" in parse_error(b"<html>") and "without a message" in parse_error(b'{"error": 3}')
+
+
+def test_a_card_goes_through_the_protocols_metadata():
+    metadata = json.loads(json.dumps(CARD.to_metadata()))
+    assert ModelCard.from_metadata(metadata) == CARD
+    assert {o["name"]: o["shape"] for o in metadata["outputs"]} == {
+        **{f"sum.{k}": [-1, 17, 48] for k in range(5)},
+        "last": [-1, 17, 48],
+        "token": [-1, 48],
+        "stack": [-1, 5, 17, 48],
+    }
+    with pytest.raises(WireError, match="nothing of digest"):
+        ModelCard.from_metadata({"parameters": {k: v for k, v in metadata["parameters"].items() if k != "digest"}})
+    with pytest.raises(WireError, match="fingerprint"):
+        ModelCard.from_metadata({"parameters": {**metadata["parameters"], "width": 64}})
+    for wrong in ({"image_size": [3]}, {"grid": 4}, {"grid": [0, 4]}, {"width": "48"}):
+        with pytest.raises(WireError, match="must be"):
+            ModelCard.from_metadata({"parameters": {**metadata["parameters"], **wrong}})
+
+
+@pytest.mark.parametrize(
+    "change", [{"digest": "0"}, {"mean": (0.4, 0.5, 0.5)}, {"transform": "photo"}, {"grid": (2, 8)}, {"dtype": "bf16"}]
+)
+def test_a_fingerprint_changes_with_all_that_changes_features(change):
+    assert replace(CARD, **change).fingerprint != CARD.fingerprint
+    assert replace(CARD, precisions=("fp32",)).fingerprint == CARD.fingerprint
+
+
+def test_a_card_refuses_what_its_backbone_does_not_offer():
+    with pytest.raises(ValueError, match="has 4 blocks, so k is at most that; got 5"):
+        CARD.shape(Ask(k=5))
+    with pytest.raises(ValueError, match="does not offer gather stack; it offers sum, last"):
+        replace(CARD, gathers=("sum", "last")).shape(Ask(gather="stack"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"k": None},
+        {"k": -1},
+        {"gather": "last", "k": 3},
+        {"gather": "mean"},
+        {"k": 1, "precision": "int2"},
+        {"k": 1, "compression": "gzip"},
+    ],
+)
+def test_wrong_asks_are_refused(wrong):
+    with pytest.raises(ValueError):
+        Ask(**wrong)
+
+
+def test_a_body_without_tensors_is_a_header():
+    assert unpack(b'{"live": true}') == ({"live": True}, [])
