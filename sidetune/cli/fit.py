@@ -25,6 +25,7 @@ def fit_command(
     ] = None,
     epochs: Epochs = None,
     lr: Annotated[str | None, typer.Option(help="Learning rate, or auto: tried on validation images.")] = None,
+    k: Annotated[str | None, typer.Option(help="MIST: sum the taps 0 to k; auto: tried on validation images.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="All choices of a paper or of a run in one, see `sidetune recipes`.")
     ] = None,
@@ -58,11 +59,13 @@ def fit_command(
     setup = changed(start.setup, choices.setup)
     chosen_recipe = changed(start.recipe if epochs is None else replace(start.recipe, epochs=epochs), choices.recipe)
     chosen_recipe = replace(chosen_recipe, views=views or chosen_recipe.views)
-    search_lr, search_write = lr == "auto", choices.method.get("first_write") == "auto"
+    if k is not None:
+        choices.method["k"] = k
+    search_lr, left_open = lr == "auto", [name for name, value in choices.method.items() if value == "auto"]
     if lr is not None and not search_lr:
         chosen_recipe = changed(chosen_recipe, {"lr": lr})
-    if search_write:
-        del choices.method["first_write"]
+    for name in left_open:
+        del choices.method[name]
     chosen_method = changed(start.method, choices.method)
 
     with progress() as report:
@@ -83,7 +86,7 @@ def fit_command(
             seed=chosen_recipe.seed,
             batch_size=chosen_recipe.batch_size,
         )
-        if search_lr or search_write:
+        if search_lr or left_open:
             chosen_method, chosen_recipe = searched(
                 opened,
                 chosen_method,
@@ -93,7 +96,7 @@ def fit_command(
                 report,
                 rates=start.rates,
                 lr=search_lr,
-                first_write=search_write,
+                left_open=left_open,
             )
         model = adapt(
             opened, chosen_method, classes=splits.train.classes, transform=setup.transform, seed=chosen_recipe.seed

@@ -1,4 +1,4 @@
-"""`--lr auto` and `--set method.first_write=auto`: what the command line tries, and what it says of it."""
+"""`--lr auto`, `--set method.first_write=auto`, `--k auto`: what the command line tries, and what it says of it."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def searched(
     *,
     rates: Sequence[float] | None,
     lr: bool,
-    first_write: bool,
+    left_open: Sequence[str],
 ) -> tuple[Method, Recipe]:
     """The method and recipe with what was left open chosen on validation images.
 
-    `rates` are those to try, multiples of the method's own if None. Without validation images, a fifth of the training
-    images stands in for them; the run itself then trains on all.
+    `left_open` names choices of the method's. `rates` are those to try, multiples of the method's own if None. Without
+    validation images, a fifth of the training images stands in for them; the run itself then trains on all.
     """
     val, train = splits.val, splits.train
     if val is None:
@@ -64,11 +64,12 @@ def searched(
     axes: dict[str, list[float]] = {}
     if lr:
         axes["lr"] = list(rates or (method.lr * factor for factor in FACTORS))
-    if first_write:
-        if not hasattr(method, "first_write"):
-            raise ValueError(f"{type(method).__name__} has no first_write to choose")
-        n = opened.num_blocks
-        axes["first_write"] = sorted({n // 4 + 1, n // 2 + 1, 3 * n // 4 + 1})
+    worth_trying = method.worth_trying(opened)
+    for name in left_open:
+        if name not in worth_trying:
+            known = ", ".join(worth_trying) or "nothing"
+            raise ValueError(f"{type(method).__name__} leaves {known} to validation images, not {name}; give its value")
+        axes[name] = list(worth_trying[name])
     choices: list[Choice] = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
 
     def make(choice: Choice) -> AdaptedModel:

@@ -60,9 +60,7 @@ def mist_blocks(_: Backbone) -> Variants:
 
 def mist_k(backbone: Backbone) -> Variants:
     """How many taps are summed: N and fractions of it."""
-    num_blocks = backbone.num_blocks
-    values = sorted({num_blocks * part // 12 for part in (3, 6, 8, 10, 12)})
-    return {str(k): MIST(k=k) for k in values}
+    return {str(k): MIST(k=k) for k in MIST().worth_trying(backbone)["k"]}
 
 
 STUDIES: dict[str, Callable[[Backbone], Variants]] = {

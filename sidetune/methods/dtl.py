@@ -5,6 +5,7 @@ Without a fusion g this is the paper's equation 7 (DTL); with a depthwise convol
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +59,10 @@ class DTL(Method):
         beta = self.beta if self.theta else None
         side = CompactSideNetwork(w=w, g=g, g_of=g_of, writes=writes, resets=resets, beta=beta, layout=backbone.layout)
         return Adaptation(side=side, num_units=len(w) + len(g))
+
+    def worth_trying(self, backbone: Backbone) -> Mapping[str, Sequence[int]]:
+        n = backbone.num_blocks
+        return {"first_write": sorted({n // 4 + 1, n // 2 + 1, 3 * n // 4 + 1})}
 
     def blocks(self, backbone: Backbone) -> tuple[tuple[int, ...], tuple[int, ...], frozenset[int]]:
         """The blocks that are read, those that are written, and those where h starts anew.

@@ -100,6 +100,10 @@ class Method(ABC):
     def adapt(self, backbone: Backbone) -> Adaptation:
         """Make the trainable parts for a backbone. Raises ValueError where a choice does not fit it."""
 
+    def worth_trying(self, backbone: Backbone) -> Mapping[str, Sequence[int]]:
+        """Choices that may be left to validation images (`method.k=auto`), with the values to try."""
+        return {}
+
     def prepare(self, backbone: Backbone, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> Method:
         """The method to adapt with, after a look at training images: this one, unless it has something to find out.
 

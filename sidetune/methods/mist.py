@@ -10,7 +10,7 @@ weights of its own; the head holds them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -141,6 +141,10 @@ class MIST(Method):
         if family in ("resnet", "efficientnet"):
             return "its blocks change shape, so that their outputs cannot be summed"
         return None
+
+    def worth_trying(self, backbone: Backbone) -> Mapping[str, Sequence[int]]:
+        """k from N down to a quarter of it."""
+        return {"k": sorted({backbone.num_blocks * part // 12 for part in (3, 6, 8, 10, 12)})}
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         num_blocks, layout = backbone.num_blocks, backbone.layout

@@ -278,7 +278,9 @@ def test_what_is_left_open_is_tried_on_validation_images(run, folder, network, c
     shutil.rmtree(folder / "val")  # then a part of the training images stands in
     run("fit", folder, *plain, "--lr", "auto", "--method", "linear")
     refused = run("fit", folder, *plain, "--method", "lora", "--set", "method.first_write=auto", fails=True)[1]
-    assert "LoRA has no first_write to choose" in refused
+    assert "LoRA leaves nothing to validation images, not first_write; give its value" in refused
+    chosen = json.loads(run("fit", folder, *plain, "--method", "mist", "--k", "auto", "--json"))["model"]["method"]["k"]
+    assert chosen in (3, 6, 8, 10, 12)
     run("fit", folder, *plain, "--method", "linear", "--lr", "0.5", "--out", "fixed")
     assert json.loads((folder.parent / "fixed/sidetune.json").read_text())["recipe"]["lr"] == 0.5
 
