@@ -15,6 +15,8 @@ from sidetune.data.images import to_rgb
 from sidetune.serve.settings import Settings
 from sidetune.wire.message import WireError
 
+LONGEST = 20
+"""Times one side may be the other: the shorter is brought to the backbone's size, and the longer follows."""
 FORMATS = ("JPEG", "PNG", "WEBP")
 Picture = bytes | memoryview | NDArray[np.uint8]
 """An image file, or pixels (height, width, 3)."""
@@ -56,3 +58,5 @@ def prepare(picture: Picture, transform: Callable[[Image.Image], Tensor], settin
 def check_pixels(width: int, height: int, settings: Settings) -> None:
     if width * height > settings.max_pixels:
         raise WireError(f"it has {width} x {height} pixels, at most {settings.max_pixels} are allowed")
+    if max(width, height) > LONGEST * min(width, height):
+        raise WireError(f"it has {width} x {height} pixels; one side may be at most {LONGEST} times the other")

@@ -89,18 +89,14 @@ class Service:
         """Set each future to its features, or to what went wrong."""
         try:
             found = await self.threaded(lambda: self.look_up(digest, list(wanted)))
+            missing = [ask for ask in wanted if ask not in found]
             self.count("disk", len(found))
-            if missing := [ask for ask in wanted if ask not in found]:
-                self.count("computed", len(missing))
-                computed = await self.compute(picture, missing)
-                found |= computed
-                for ask, data in found.items():
-                    wanted[ask].set_result(data)
-                if self.cache is not None:
-                    await self.threaded(lambda: self.keep(digest, computed))
-            else:
-                for ask, data in found.items():
-                    wanted[ask].set_result(data)
+            self.count("computed", len(missing))
+            computed = await self.compute(picture, missing) if missing else {}
+            for ask, data in (found | computed).items():
+                wanted[ask].set_result(data)
+            if computed and self.cache is not None:
+                await self.threaded(lambda: self.keep(digest, computed))
         except BaseException as e:
             for future in wanted.values():
                 if not future.done():

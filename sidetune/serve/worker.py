@@ -21,6 +21,7 @@ from sidetune.train.precision import TYPES, resolve
 from sidetune.train.recipe import Precision
 from sidetune.wire.ask import GATHERS, Ask
 from sidetune.wire.codec import Array
+from sidetune.wire.compression import COMPRESSIONS, has_zstd
 from sidetune.wire.metadata import ModelCard
 
 Taps = dict[str, Tensor]
@@ -107,6 +108,7 @@ def card_of(backbone: Backbone, name: str, transform: str, dtype: str) -> ModelC
         num_prefix_tokens=layout.num_prefix_tokens,
         dtype=dtype,
         gathers=tuple(g for g in GATHERS if possible[g]),
+        compressions=COMPRESSIONS if has_zstd() else COMPRESSIONS[:1],
     )
 
 

@@ -55,6 +55,7 @@ def refused(talk, picture, send, *workers, **settings):
         (lambda f: f[:-200], "damaged"),
         (lambda f: bomb(), "50000 x 50000 pixels|more than the"),
         (lambda f: bomb(10_000, 4_000), "10000 x 4000 pixels, at most 32000000"),
+        (lambda f: bomb(10_000, 1), "10000 x 1 pixels; one side may be at most 20 times the other"),
         (lambda f: bomb(2**31 - 1, 2**31 - 1), ""),
         (lambda f: bomb(0, 5), ""),
     ],
