@@ -7,6 +7,7 @@ import dataclasses
 from sidetune.backbones.backbone import Backbone
 from sidetune.errors import MethodRefused, unknown
 from sidetune.methods.dtl import DTL
+from sidetune.methods.dtlv2 import DTLv2
 from sidetune.methods.full import BitFit, Full, Partial
 from sidetune.methods.linear import Linear
 from sidetune.methods.lora import LoRA
@@ -28,6 +29,8 @@ METHODS: dict[str, Method] = {
     "dtl": DTL(),
     "dtl+": DTL(fusion="depthwise"),
     "dtlv1": DTL(fusion="depthwise"),
+    "dtlv2": DTLv2(),
+    "dtlv2-ls": DTLv2(share="linear"),
     "mist": MIST(),
     "dtl+*": DTL(fusion="depthwise", first_write=1),
 }
