@@ -27,7 +27,7 @@ from sidetune.methods.joins import Convolution, Transition
 from sidetune.methods.method import Adaptation, Method, check_positive
 from sidetune.methods.sparse import places
 
-Share = Literal["none", "direct", "linear"]
+Share = Literal["apart", "direct", "linear"]
 Connection = Literal["reset", "grouped", "full", "backbone", "learned"]
 
 
@@ -53,8 +53,8 @@ class DTLv2(Method):
     kernel: int = 3
     enhanced: bool = True
     """G as in (7); without it the g(theta(h)) of DTLv1 (the journal's table 12)."""
-    share: Share = "none"
-    """One G for each write, one for all of a stage (`direct`), or that with gamma and beta (`linear`: L-Share)."""
+    share: Share = "apart"
+    """A G for each write (`apart`), one for all of a stage (`direct`), or that with gamma and beta (`linear`: L-Share)."""
     connection: Connection = "grouped"
     """How h goes from stage to stage: starts anew, by a convolution in groups or a full one, or by the backbone's own
     transition, as it is or as a copy that is trained. The last two do not start as the identity."""
@@ -94,7 +94,11 @@ class DTLv2(Method):
         if rank > (widest := max(map(backbone.output_width, (*reads, *writes)))):
             raise ValueError(f"rank {rank} is above the backbone's width where it is read and written, {widest}")
         stages = backbone.stages
-        g_of = {i: f"block{i}" if self.share == "none" else f"stage{stages[i]}" for i in writes}
+        if self.connection in ("backbone", "learned") and max(stages.values()) == 1:
+            raise ValueError(
+                f"connection={self.connection}: a plain {backbone.family} has one stage, nothing to connect"
+            )
+        g_of = {i: f"block{i}" if self.share == "apart" else f"stage{stages[i]}" for i in writes}
         widths = {name: backbone.output_width(i) for i, name in g_of.items()}
         scaled = later_of_one_h(reads, writes, stages) if self.share == "linear" else []
         if self.share == "linear" and not scaled:
