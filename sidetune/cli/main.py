@@ -7,7 +7,7 @@ import sys
 import typer
 from rich.console import Console
 
-from sidetune.cli import apply, compare, demo, extract, fit, measure, methods, plan
+from sidetune.cli import analyze, apply, compare, demo, extract, fit, measure, methods, plan
 from sidetune.errors import Interrupted, MissingExtra, SidetuneError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("compare")(compare.compare_command)
 app.command("extract")(extract.extract_command)
 app.command("plan")(plan.plan_command)
 app.command("measure")(measure.measure_command)
+app.command("analyze")(analyze.analyze_command)
 app.command("export")(apply.export_command)
 app.command("merge")(apply.merge_command)
 app.command("methods")(methods.methods_command)

@@ -54,7 +54,7 @@ class DTLv2(Method):
     enhanced: bool = True
     """G as in (7); without it the g(theta(h)) of DTLv1 (the journal's table 12)."""
     share: Share = "apart"
-    """A G for each write (`apart`), one for all of a stage (`direct`), or that with gamma and beta (`linear`: L-Share)."""
+    """A G for each write, one for all of a stage (`direct`), or that with gamma and beta (`linear`, L-Share)."""
     connection: Connection = "grouped"
     """How h goes from stage to stage: starts anew, by a convolution in groups or a full one, or by the backbone's own
     transition, as it is or as a copy that is trained. The last two do not start as the identity."""
