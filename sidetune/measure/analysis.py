@@ -127,21 +127,22 @@ class Projection:
 
 
 def projections(analyses: Mapping[str, Analysis]) -> list[Projection]:
-    """What G adds, by stage: of each model whose blocks share a G together with the first whose blocks do not, or, if
-    there are not both, of each model by itself.
-
-    Points are named by block, `13` and `13 (share)`. Raises ValueError for models that do not write the same blocks of
-    backbones of one shape, or saw different images.
+    """What G adds, by stage: of each model whose blocks share a G together with the first that writes the same blocks
+    and whose blocks do not; models that are in no such pair by themselves. Points are named by block, `13` and
+    `13 (share)`.
     """
-    apart = next((name for name, a in analyses.items() if not a.shares), None)
-    sharing = [name for name, a in analyses.items() if a.shares]
-    if apart is None or not sharing:
-        return [of_stage(name, stage, a) for name, a in analyses.items() for stage in written_stages(a)]
-    base, found = analyses[apart], []
-    for name in sharing:
-        if (seen := seen_by(analyses[name])) != seen_by(base):
-            raise ValueError(f"{name} and {apart} cannot be compared: they wrote {seen} and {seen_by(base)}")
-        found += [of_stage(f"{name} and {apart}", stage, base, analyses[name]) for stage in written_stages(base)]
+    pairs = {
+        name: next((other for other, b in analyses.items() if not b.shares and seen_by(a) == seen_by(b)), None)
+        for name, a in analyses.items()
+        if a.shares
+    }
+    found = []
+    for name, a in analyses.items():
+        if apart := pairs.get(name):
+            title = f"{name} (share) and {apart}"
+            found += [of_stage(title, stage, analyses[apart], a) for stage in written_stages(a)]
+        elif name not in pairs.values():
+            found += [of_stage(name, stage, a) for stage in written_stages(a)]
     return found
 
 

@@ -36,15 +36,16 @@ def plot_redundancy(analyses: Mapping[str, Analysis], path: Path) -> None:
         if len(stages) > 1:
             axes.legend(frameon=False, fontsize=8)
         tidy(axes)
+        axes.set_axisbelow(True)
     panels[0].set_ylabel("cosine similarity of mean outputs")
     figure.savefig(path, dpi=150)
 
 
 def plot_projections(panels: Sequence[Projection], path: Path) -> None:
-    """A panel a projection: a point an image, a colour a block; crosses where G is shared. Means are named."""
+    """A panel a projection: a point an image, a colour a block; crosses where G is shared. Means are large."""
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.8 * columns, 4.4 * rows), layout="constrained")
+    figure = Figure(figsize=(4.8 * columns, 5.2 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
@@ -61,18 +62,16 @@ def plot_projections(panels: Sequence[Projection], path: Path) -> None:
 def draw(axes: Axes, projection: Projection) -> None:
     blocks = list(dict.fromkeys(name.split()[0] for name in projection.points))
     for name, points in projection.points.items():
-        colour, is_shared = COLOURS[blocks.index(name.split()[0]) % 10], "(" in name
-        axes.scatter(
-            points[:, 0], points[:, 1], s=14, color=colour, alpha=0.35, marker="x" if is_shared else "o", linewidths=0.8
-        )
+        colour, marker = COLOURS[blocks.index(name.split()[0]) % 10], "X" if "(" in name else "o"
+        axes.scatter(points[:, 0], points[:, 1], s=12, color=colour, alpha=0.3, marker=marker, linewidths=0)
         x, y = points.mean(axis=0)
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(4, -9 if is_shared else 5),
-            textcoords="offset points",
-            fontsize=8,
-            fontweight="bold",
-            color=colour,
-            bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0},
-        )
+        axes.scatter(x, y, s=90, color=colour, marker=marker, edgecolors="black", linewidths=0.9, zorder=3, label=name)
+    axes.legend(
+        title="block",
+        title_fontsize=8,
+        frameon=False,
+        fontsize=8,
+        ncols=4,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.14),
+    )

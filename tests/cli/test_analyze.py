@@ -54,7 +54,7 @@ def test_a_shared_g_is_analysed_beside_one_that_is_not(run, folder, tmp_path):
 
     printed = run("analyze", "dtlv2", "dtlv2-ls", folder, "--part", "train")
     assert "dtlv2: neighbouring low-rank maps have a cosine similarity of" in printed
-    assert "dtlv2-ls and dtlv2, stage 1: moved by sharing, in spreads: block 7 " in printed
+    assert "dtlv2-ls (share) and dtlv2, stage 1: moved by sharing, in spreads: block 7 " in printed
     assert (tmp_path / "analysis/redundancy.png").stat().st_size > 1000
     assert (tmp_path / "analysis/fusion.png").stat().st_size > 1000
 
