@@ -64,6 +64,8 @@ def changed(value: T, changes: dict[str, str]) -> T:
 def convert(name: str, text: str, hint: Any) -> Any:
     """Read `text` as the type `hint`."""
     value: Any
+    if get_origin(hint) is Literal and text in get_args(hint):
+        return text  # fusion=none is a word
     try:
         value = {"true": True, "false": False, "none": None}.get(text.lower(), ast.literal_eval(text))
     except (ValueError, SyntaxError):

@@ -7,7 +7,20 @@ import sys
 import typer
 from rich.console import Console
 
-from sidetune.cli import ablate, apply, compare, demo, extract, fit, measure, methods, plan, serve, sizes
+from sidetune.cli import (
+    ablate,
+    analyze,
+    apply,
+    compare,
+    demo,
+    extract,
+    fit,
+    measure,
+    methods,
+    plan,
+    serve,
+    sizes,
+)
 from sidetune.errors import Interrupted, MissingExtra, SidetuneError
 
 app = typer.Typer(
@@ -25,6 +38,7 @@ app.command("ablate")(ablate.ablate_command)
 app.command("extract")(extract.extract_command)
 app.command("plan")(plan.plan_command)
 app.command("measure")(measure.measure_command)
+app.command("analyze")(analyze.analyze_command)
 app.command("export")(apply.export_command)
 app.command("merge")(apply.merge_command)
 app.command("methods")(methods.methods_command)

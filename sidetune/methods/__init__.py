@@ -10,6 +10,7 @@ from sidetune.methods.adapter import Adapter, ZeroAdapter
 from sidetune.methods.adaptformer import AdaptFormer
 from sidetune.methods.arc import ARC
 from sidetune.methods.dtl import DTL
+from sidetune.methods.dtlv2 import DTLv2
 from sidetune.methods.fact import FacT
 from sidetune.methods.full import BitFit, Full, Partial
 from sidetune.methods.last import LAST
@@ -48,6 +49,8 @@ METHODS: dict[str, Method] = {
     "dtl": DTL(),
     "dtl+": DTL(fusion="depthwise"),
     "dtlv1": DTL(fusion="depthwise"),
+    "dtlv2": DTLv2(),
+    "dtlv2-ls": DTLv2(share="linear"),
     "mist": MIST(),
     "lst": LST(),
     "last": LAST(),

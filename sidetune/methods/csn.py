@@ -1,20 +1,22 @@
 """The compact side network of DTL: what it reads, what it writes, and how little it keeps for its gradients.
 
-With z_i the input of block i, w_i = a_i c_i of rank d' and h_1 = 0 (Fu et al., AAAI 2024):
+With z_i the input of block i, w_i = a_i c_i of rank d' and h_1 = 0 (Fu et al., AAAI 2024, and its journal version):
 
     h_{i+1} = h_i + z_i w_i                       (5)   what is read
     z'_{i+1} = z_{i+1} + g(theta(h_{i+1}))        (9)   what is written, for i >= M
+    z'_{i+1} = z_{i+1} + G(h_{i+1})               (8)   in DTLv2, with
+        G(h) = theta(g(h)) w' + h                 (7)   or, shared by blocks that have one h (L-Share),
+        G'(h) = G(h) * gamma_i + beta_i           (9)
     theta(h) = h sigmoid(beta h)                        Swish; nearly a ReLU at beta = 100
 
-Unrolled, h_{i+1} = s C with the *codes* s = [z_1 a_1, ..., z_i a_i] and C = [c_1; ...; c_i]: as many sums of d' numbers
-a token as blocks were read, in place of d-wide ones. h is made from them where it is written and again for the
-gradient, so that nothing d wide is kept but the z_i.
+h is made where it is written and again for the gradient, so that nothing d wide is kept but the z_i (see `hidden`).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,17 +24,20 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sidetune.backbones.layout import Layout
+from sidetune.methods.hidden import LowRankMap, State, form, recomputed
 from sidetune.methods.method import SideNetwork
 
 
-class LowRankMap(nn.Module):
-    """w = a c: d -> d' -> d without bias; a starts uniform and c at zero, so that h starts at zero."""
+class ScaleShift(nn.Module):
+    """gamma and beta of L-Share, which start as the identity."""
 
-    def __init__(self, width: int, rank: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.a = nn.Parameter(torch.empty(rank, width))
-        self.c = nn.Parameter(torch.zeros(width, rank))
-        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+        self.gamma = nn.Parameter(torch.ones(width))
+        self.beta = nn.Parameter(torch.zeros(width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h * self.gamma.to(h.dtype) + self.beta.to(h.dtype)
 
 
 def fusion_kernel(width: int, kind: str, size: int) -> nn.Parameter:
@@ -43,48 +48,79 @@ def fusion_kernel(width: int, kind: str, size: int) -> nn.Parameter:
     return nn.Parameter(nn.init.kaiming_uniform_(kernel, a=math.sqrt(5)))
 
 
-class State(NamedTuple):
-    """h in factors."""
-
-    codes: tuple[Tensor, ...]
-    """z_j a_j of the blocks j read so far, in side form: (batch, ..., rank)."""
-    blocks: tuple[int, ...]
-
-
 class CompactSideNetwork(SideNetwork):
+    """Block i reads by `w[i]` and writes by `g[g_of[i]]`, `w_prime[g_of[i]]` and `scale[i]`, as far as there are any.
+
+    `stages` says in which stage a block is. h goes on from the stage before by `joins[stage]`, or starts at 0.
+    """
+
     def __init__(
         self,
         *,
-        w: dict[int, LowRankMap],
-        g: dict[str, nn.Parameter],
-        g_of: dict[int, str],
+        w: Mapping[int, LowRankMap],
+        g: Mapping[str, nn.Parameter],
+        g_of: Mapping[int, str],
         writes: tuple[int, ...],
-        resets: frozenset[int],
+        stages: Mapping[int, int],
         beta: float | None,
         layout: Layout,
+        w_prime: Mapping[str, LowRankMap] | None = None,
+        scale: Mapping[int, ScaleShift] | None = None,
+        joins: Mapping[int, nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.reads, self.writes = tuple(w), writes
         self.w = nn.ModuleDict({str(i): m for i, m in w.items()})
         self.g, self.g_of = nn.ParameterDict(g), g_of
-        self.resets, self.beta, self.layout = resets, beta, layout
+        self.w_prime = nn.ModuleDict(w_prime or {})
+        self.scale = nn.ModuleDict({str(i): m for i, m in (scale or {}).items()})
+        self.joins = nn.ModuleDict({str(stage): m for stage, m in (joins or {}).items()})
+        self.stages, self.beta, self.layout = stages, beta, layout
 
     def w_of(self, block: int) -> LowRankMap:
         return cast(LowRankMap, self.w[str(block)])
 
+    def at(self, block: int, state: State | None) -> State:
+        """h in the shape of the block's stage; 0 where the stage is not joined to the one before."""
+        stage = self.stages[block]
+        while state is not None and state.stage < stage and str(state.stage + 1) in self.joins:
+            state = self.joins[str(state.stage + 1)](state)
+        return state if state is not None and state.stage == stage else State(stage)
+
     def read(self, block: int, x: Tensor, state: State | None) -> State:
-        code = F.linear(self.layout.to_side(x), self.w_of(block).a)
-        before = State((), ()) if state is None or block in self.resets else state
-        return State((*before.codes, code), (*before.blocks, block))
+        return self.at(block, state).read(self.layout.to_side(x), self.w_of(block))
 
     def write(self, block: int, z: Tensor, state: State) -> Tensor:
-        s = torch.cat(state.codes, dim=-1)
-        c = torch.cat([self.w_of(i).c for i in state.blocks], dim=1).to(s.dtype)
-        kernel = self.g[self.g_of[block]].to(s.dtype) if block in self.g_of else None
+        state, kernel = self.at(block, state), self.kernel_of(block)
+        if self.w_prime or self.scale or state.h is not None:
+            return z + self.layout.from_side(recomputed(self.fused, block, state))
+        s, c = state.factors()
+        kernel = None if kernel is None else kernel.to(s.dtype)
         if torch.is_grad_enabled():
             added: Tensor = Written.apply(z, s, c, kernel, self.beta, self.layout)  # type: ignore[no-untyped-call]
             return added
         return written(z, s, c, kernel, self.beta, self.layout)
+
+    def kernel_of(self, block: int) -> Tensor | None:
+        key = self.g_of[block]
+        return self.g[key] if key in self.g else None
+
+    def fused(self, block: int, state: State) -> Tensor:
+        """What is added to the output of a block, in side form: G(h), or g(theta(h)) where there is no w'."""
+        h, kernel, key = form(state), self.kernel_of(block), self.g_of[block]
+        if key in self.w_prime:
+            h = self.w_prime[key](theta(self.g_on_patches(h, kernel), self.beta)) + h
+        else:
+            h = self.g_on_patches(theta(h, self.beta), kernel)
+        return self.scale[str(block)](h) if str(block) in self.scale else h
+
+    def g_on_patches(self, h: Tensor, kernel: Tensor | None) -> Tensor:
+        """g(h); class and register tokens skip g."""
+        if kernel is None:
+            return h
+        prefix, patches = self.layout.split(h)
+        mixed = self.layout.from_maps(convolve(self.layout.to_maps(patches), kernel.to(h.dtype)))
+        return mixed if prefix is None else torch.cat([prefix, mixed], dim=1)
 
 
 def theta(h: Tensor, beta: float | None) -> Tensor:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.methods.csn import CompactSideNetwork, LowRankMap, fusion_kernel
+from sidetune.methods.csn import CompactSideNetwork, fusion_kernel
+from sidetune.methods.hidden import LowRankMap
 from sidetune.methods.method import Adaptation, Method, check_positive
 
 Fusion = Literal["none", "depthwise", "average", "full"]
@@ -45,27 +46,30 @@ class DTL(Method):
             raise ValueError(f"beta must be above 0, got {self.beta}")
 
     def adapt(self, backbone: Backbone) -> Adaptation:
-        reads, writes, resets = self.blocks(backbone)
+        reads, writes = self.blocks(backbone)
         rank = self.rank or (2 if backbone.layout.grid else 4)
         if rank > (narrowest := min(backbone.width(i) for i in reads)):
             raise ValueError(f"rank {rank} is above the backbone's width, {narrowest}")
         w = {i: LowRankMap(backbone.width(i), rank) for i in reads}
-        if self.fusion == "none":
-            g_of = {}
-        else:
-            g_of = {i: f"stage{backbone.stages[i]}" if self.share_fusion else f"block{i}" for i in writes}
-        first_of = {name: i for i, name in reversed(g_of.items())}
-        g = {name: fusion_kernel(backbone.width(i), self.fusion, self.kernel) for name, i in first_of.items()}
-        beta = self.beta if self.theta else None
-        side = CompactSideNetwork(w=w, g=g, g_of=g_of, writes=writes, resets=resets, beta=beta, layout=backbone.layout)
-        return Adaptation(side=side, num_units=len(w) + len(g))
+        g_of = {i: f"stage{backbone.stages[i]}" if self.share_fusion else f"block{i}" for i in writes}
+        widths = {name: backbone.width(i) for i, name in g_of.items()} if self.fusion != "none" else {}
+        side = CompactSideNetwork(
+            w=w,
+            g={name: fusion_kernel(width, self.fusion, self.kernel) for name, width in widths.items()},
+            g_of=g_of,
+            writes=writes,
+            stages=backbone.stages if self.reset else dict.fromkeys(backbone.blocks, 1),
+            beta=self.beta if self.theta else None,
+            layout=backbone.layout,
+        )
+        return Adaptation(side=side, num_units=len(w) + len(widths))
 
     def worth_trying(self, backbone: Backbone) -> Mapping[str, Sequence[int]]:
         n = backbone.num_blocks
         return {"first_write": sorted({n // 4 + 1, n // 2 + 1, 3 * n // 4 + 1})}
 
-    def blocks(self, backbone: Backbone) -> tuple[tuple[int, ...], tuple[int, ...], frozenset[int]]:
-        """The blocks that are read, those that are written, and those where h starts anew.
+    def blocks(self, backbone: Backbone) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The blocks that are read and those that are written.
 
         A block that changes width or size itself (the first of a ResNet stage) is never read: its input does not fit h.
         """
@@ -90,5 +94,4 @@ class DTL(Method):
         shapes = {backbone.output_shapes[j] for j in writes} | {backbone.input_shapes[i] for i in useful}
         if not self.reset and len(shapes) > 1:
             raise ValueError("reset=False needs blocks of one shape; the stages of this backbone differ")
-        starts = [i for i in useful if i == min(k for k in useful if backbone.stages[k] == backbone.stages[i])]
-        return tuple(useful), tuple(writes), frozenset(starts if self.reset else starts[:1])
+        return tuple(useful), tuple(writes)

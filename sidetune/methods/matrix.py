@@ -27,6 +27,8 @@ SUMMARIES = {
     "dtl": "low-rank maps beside the blocks, written back from block N/2 + 1 on",
     "dtl+": "dtl with a shared depthwise convolution",
     "dtlv1": "the journal's name of dtl+",
+    "dtlv2": "sparse low-rank maps, one side network for all stages, written back by an enhanced fusion",
+    "dtlv2-ls": "dtlv2 with one fusion a stage, scaled and shifted for blocks that share what was read (L-Share)",
     "mist": "low-rank attention on the sum of all taps; nothing is written back",
     "lst": "a copy of the backbone 8 times narrower, pruned from it, beside all taps; nothing is written back",
     "last": "low-rank attention on running sums of every second tap; nothing is written back",

@@ -18,6 +18,7 @@ SMALL: dict[str, dict[str, object]] = {"fact-tt": {"rank": 4}, "fact-tk": {"rank
 """Presets whose rank is above the tiny networks' width, by name: what they are tested with."""
 
 
+@pytest.mark.filterwarnings("ignore:L-Share has nothing to scale")  # in networks of four blocks
 @pytest.mark.parametrize("kind", TINY)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_contract_holds_or_the_pair_is_refused(name, kind):

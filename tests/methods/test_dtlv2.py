@@ -1,0 +1,362 @@
+"""DTLv2 against a plain reading of the journal's equations, its counts, and what it keeps."""
+
+import pytest
+import timm
+import torch
+from conftest import TINY, tiny_backbone
+from torch.nn import functional as F
+
+import sidetune
+from sidetune.contract import disturb, features_stand_for_images, its_trained_part_is_all_it_needs
+from sidetune.measure.memory import TensorBytes
+from sidetune.measure.parameters import count
+from sidetune.methods import DTL, DTLv2
+from sidetune.methods.hidden import LowRankMap, State, form
+from sidetune.methods.joins import Convolution
+from sidetune.train.step import backward
+
+QUIET = pytest.mark.filterwarnings("ignore:L-Share has nothing to scale")
+
+
+def by_the_paper(backbone, model, images):
+    """The pooled feature by equations 7 to 9, block by block and d wide, with weights looked up in the model."""
+    side, method = model.suffix.side, model.method
+    layout = backbone.layout
+    z, h, stage = backbone.stem(images), None, 1
+
+    def g(t, kernel):
+        patches = t[:, layout.num_prefix_tokens :] if t.ndim == 3 else t
+        maps = patches.transpose(1, 2).unflatten(2, layout.grid) if t.ndim == 3 else t.movedim(-1, 1)
+        low, high = (kernel.shape[-1] - 1) // 2, kernel.shape[-1] // 2
+        maps = F.conv2d(F.pad(maps, (low, high, low, high)), kernel, groups=maps.shape[1] // kernel.shape[1])
+        if t.ndim == 4:
+            return maps.movedim(1, -1)
+        return torch.cat([t[:, : layout.num_prefix_tokens], maps.flatten(2).transpose(1, 2)], dim=1)
+
+    def theta(t):
+        return t * torch.sigmoid(method.beta * t) if method.theta else t
+
+    def connect(h, i):
+        if method.connection == "reset":
+            return None
+        join, maps = side.joins[str(backbone.stages[i])], h.movedim(-1, 1)
+        if method.connection in ("backbone", "learned"):
+            first = next(j for j, s in backbone.stages.items() if s == backbone.stages[i])
+            weights = {k: v.to(h.dtype) for k, v in join.module.named_parameters()}
+            inside = maps if layout.channels_first else h
+            out = torch.func.functional_call(backbone.transitions[first], weights, (inside,))
+            return out.movedim(1, -1) if layout.channels_first else out
+        out_shape = backbone.output_shapes[i]
+        rows, columns = out_shape[1:] if layout.channels_first else out_shape[:2]
+        by = join.weight.shape[-1]
+        maps = F.pad(maps, (0, by * columns - maps.shape[-1], 0, by * rows - maps.shape[-2]))
+        groups = maps.shape[1] // join.weight.shape[1]
+        return F.conv2d(maps, join.weight, stride=by, groups=groups).movedim(1, -1)
+
+    for i, block in backbone.blocks.items():
+        z = backbone.transitions[i](z) if i in backbone.transitions else z
+        if h is not None and backbone.stages[i] != stage:
+            h = connect(h, i)
+        stage = backbone.stages[i]
+        if i in side.reads:
+            w = side.w[str(i)]
+            h = layout.to_side(z) @ w.a.T @ w.c.T + (0 if h is None else h)
+        z = block(z)
+        if i in side.writes:
+            key = f"block{i}" if method.share == "apart" else f"stage{stage}"
+            if method.enhanced:
+                w = side.w_prime[key]
+                out = theta(g(h, side.g[key])) @ w.a.T @ w.c.T + h
+            else:
+                out = g(theta(h), side.g[key])
+            if str(i) in side.scale:
+                out = out * side.scale[str(i)].gamma + side.scale[str(i)].beta
+            z = z + layout.from_side(out)
+    return backbone.pools["mean"](z)
+
+
+def in_double(kind, method):
+    """A backbone and a model on it in float64, trained parameters moved away from their starts."""
+    backbone = tiny_backbone(kind)
+    for part, module in backbone.named_parts("mean"):
+        module.double().requires_grad_(False)
+        assert part
+    model = sidetune.adapt(backbone, method, num_classes=3)
+    torch.manual_seed(0)
+    model.double()
+    with torch.no_grad():
+        for p in model.suffix.side.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p), alpha=0.1)
+    return backbone, model
+
+
+CHOICES = {
+    "default": {},
+    "formed": {"rank": 12, "kernel": 5, "m": 1, "n": 1},
+    "l-share": {"share": "linear", "reads": (1, 3), "first_write": 3, "n": 1},
+    "direct": {"share": "direct", "n": 1, "beta": 3.0},
+    "reset": {"connection": "reset", "kernel": 4},
+    "full": {"connection": "full", "fusion": "full"},
+    "depthwise joins": {"group_size": 1, "fusion": "average"},
+    "v1's fusion, sparse": {"enhanced": False, "n": 1, "theta": False},
+    "backbone": {"connection": "backbone"},
+    "learned": {"connection": "learned", "n": 1},
+}
+
+
+@QUIET
+@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("choices", CHOICES.values(), ids=list(CHOICES))
+def test_outputs_and_gradients_are_those_of_the_papers_equations(kind, choices):
+    if kind in ("resnet", "efficientnet", "vit", "dinov2", "gap") and choices.get("connection") in (
+        "backbone",
+        "learned",
+    ):
+        pytest.skip("there is nothing between its stages to take; refused, which has a test")
+    if kind in ("dinov2", "gap", "resnet", "efficientnet") and "reads" in choices:
+        choices = choices | {"reads": {"efficientnet": (7, 10)}.get(kind, (2,)), "first_write": None}
+    backbone, model = in_double(kind, DTLv2(**choices))
+    images = torch.randn(2, 3, *backbone.card.image_size, dtype=torch.float64)
+    trained = {n: p for n, p in model.suffix.named_parameters() if p.requires_grad}
+
+    found = model.suffix(model.features(images))
+    expected = by_the_paper(backbone, model, images)
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9)
+    weights = torch.randn_like(expected)
+    gradients = [torch.autograd.grad((out * weights).sum(), list(trained.values())) for out in (found, expected)]
+    for name, own, plain in zip(trained, *gradients, strict=True):
+        assert (own - plain).abs().max() <= 1e-8 * plain.abs().max(), name
+        assert plain.abs().max() > 0, name
+
+
+def swin(name="swin_base_patch4_window7_224"):
+    with torch.device("meta"):
+        return sidetune.open_backbone(timm.create_model(name, num_classes=0))
+
+
+@pytest.fixture(scope="module")
+def swin_b():
+    return swin()
+
+
+@pytest.mark.parametrize(
+    ("choices", "trainable", "published"),
+    [
+        ({}, 3_927_552, 3.9),
+        ({"share": "linear"}, 2_862_592, 2.9),
+        ({"share": "direct"}, 2_860_544, 2.9),
+        ({"m": 1, "n": 1, "connection": "reset", "share": "direct"}, 6_567_424, 6.6),
+        ({"m": 1, "n": 1, "connection": "reset"}, 9_501_696, 9.5),
+        ({"connection": "reset"}, 3_702_272, 3.7),
+        ({"connection": "backbone"}, 3_898_880, 3.9),
+        ({"connection": "learned"}, 6_658_560, 6.7),
+        ({"connection": "full"}, 6_651_392, 6.7),
+        ({"group_size": 8}, 3_956_224, 4.0),
+        ({"group_size": 2}, 3_913_216, 3.9),
+        ({"group_size": 1}, 3_906_048, 3.9),
+    ],
+)
+def test_parameters_on_swin_b_at_rank_256_are_the_journals(swin_b, choices, trainable, published):
+    counted = count(sidetune.adapt(swin_b, DTLv2(rank=256, **choices), num_classes=10)).trainable
+    assert counted == trainable and round(counted / 1e6, 1) == published
+
+
+@pytest.mark.parametrize(("fusion", "trainable"), [("full", 14_645_248), ("average", 2_848_768)])
+def test_parameters_with_other_fusions_fall_short_of_the_journals_14_7_and_2_9_million(swin_b, fusion, trainable):
+    model = sidetune.adapt(swin_b, DTLv2(rank=256, share="linear", fusion=fusion), num_classes=10)
+    assert count(model).trainable == trainable
+
+
+@pytest.mark.parametrize(("share", "trainable"), [("apart", 2_991_360), ("linear", 2_180_352)])
+def test_parameters_on_swin_l_at_rank_128_are_the_journals(share, trainable):
+    backbone = swin("swin_large_patch4_window7_224")
+    assert count(sidetune.adapt(backbone, DTLv2(rank=128, share=share), num_classes=10)).trainable == trainable
+
+
+@pytest.mark.parametrize(
+    ("share", "kernel", "trainable", "published"), [("apart", 4, 73_728, 0.07), ("linear", 5, 36_096, 0.04)]
+)
+def test_parameters_on_vit_b_round_to_the_journals_with_one_of_its_kernels(share, kernel, trainable, published):
+    with torch.device("meta"):
+        backbone = sidetune.open_backbone(timm.create_model("vit_base_patch16_224", num_classes=0))
+    counted = count(sidetune.adapt(backbone, DTLv2(share=share, kernel=kernel), num_classes=10)).trainable
+    assert counted == trainable and round(counted / 1e6, 2) == published
+
+
+def test_blocks_on_swin_b_are_those_of_figure_4(swin_b):
+    model = sidetune.adapt(swin_b, "dtlv2-ls", num_classes=10)
+    assert model.suffix.side.reads == (2, 4, 5, 9, 13, 17, 22, 24)
+    assert model.suffix.side.writes == (13, 15, 17, 19, 22, 24)
+    assert set(model.suffix.side.scale) == {"15", "19"}
+    assert model.frozen_depth == 13 and model.suffix.reads_before == (2, 4, 5, 9, 13)
+
+
+def test_h_of_earlier_stages_crosses_the_seam_as_the_inputs_it_is_made_of():
+    backbone = tiny_backbone("swin")  # stages of 1, 1, 2, 1
+    model = sidetune.adapt(backbone, DTLv2(), num_classes=3)
+    assert model.suffix.side.reads == (1, 2, 4, 5) and model.frozen_depth == 4
+    assert sorted(model.features(torch.randn(1, 3, 64, 64)).inputs) == [1, 2, 4]
+    disturb(model)
+    images, labels = torch.randn(3, 3, 64, 64), torch.tensor([0, 1, 2])
+    gradients = []
+    for given in (images, model.features(images)):
+        model.zero_grad()
+        model.task.loss(model(given), labels).backward()
+        gradients.append([p.grad for p in model.parameters() if p.requires_grad])
+    assert all(map(torch.equal, *gradients))
+    assert model.suffix.side.w["1"].a.grad.any(), "a read three stages before the first write is trained"
+
+
+@pytest.mark.parametrize("kind", ["vit", "swin", "efficientnet"])
+@pytest.mark.parametrize(
+    "saving", [{"checkpoint": True}, {"offload": True}, {"micro_batch": 2, "checkpoint": True}], ids=str
+)
+@pytest.mark.parametrize("choices", [{}, {"rank": 12, "n": 1}], ids=str)
+def test_saving_memory_leaves_the_gradients(kind, saving, choices):
+    backbone, model = in_double(kind, DTLv2(**choices))
+    images = torch.randn(5, 3, *backbone.card.image_size, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    gradients = []
+    for way in ({}, saving):
+        model.zero_grad()
+        model.train()
+        model.suffix.set_drop_path(0)  # timm's Swin drops by itself
+        model.suffix.checkpoint, model.suffix.offload = way.get("checkpoint", False), way.get("offload", False)
+        backward(model, images, labels, micro_batch=way.get("micro_batch"))
+        gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
+    for name, whole in gradients[0].items():
+        assert torch.allclose(gradients[1][name], whole, rtol=1e-8, atol=1e-10), name
+
+
+@pytest.mark.parametrize("kind", ["swin", "convnext"])
+@pytest.mark.parametrize("connection", ["backbone", "learned"])
+def test_the_backbones_own_transition_can_join_and_only_its_copy_is_trained(kind, connection):
+    backbone = tiny_backbone(kind)
+    model, other = (sidetune.adapt(backbone, DTLv2(connection=connection), num_classes=3) for _ in range(2))
+    assert not model.method.starts_as_identity
+    joins = [p for p in model.suffix.side.joins.parameters()]
+    assert joins and all(p.requires_grad == (connection == "learned") for p in joins)
+    originals = {p.data_ptr() for t in backbone.transitions.values() for p in t.parameters()}
+    assert all((p.data_ptr() in originals) == (connection == "backbone") for p in joins)
+    images = torch.randn(2, 3, *backbone.card.image_size)
+    features_stand_for_images(model, images)
+    its_trained_part_is_all_it_needs(model, other, images)
+    model.hold(torch.bfloat16)
+    assert model.task.loss(model(images), torch.tensor([0, 1])).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("size", "next_size", "stride"),
+    [((6, 4), (3, 2), 2), ((5, 7), (3, 4), 2), ((5, 7), (2, 3), 2), ((4, 4), (4, 4), 1)],
+)
+def test_joined_factors_are_the_convolution_of_what_they_form(size, next_size, stride):
+    torch.manual_seed(0)
+    join = Convolution(8, 24, next_size, stride, groups=2).double()
+    codes = tuple(torch.randn(2, *size, r, dtype=torch.float64) for r in (1, 2))
+    columns = tuple(torch.randn(8, r, dtype=torch.float64) for r in (1, 2))
+    state = join(State(1, codes, columns))
+    assert state.h is None and state.num_codes == 3 * stride**2
+    formed = join(State(1, h=form(State(1, codes, columns))))
+    assert formed.h.shape == (2, *next_size, 24)
+    assert torch.allclose(form(state), formed.h)
+
+
+@pytest.mark.parametrize("kind", ["vit", "swin", "convnext"])
+def test_writing_keeps_nothing_but_the_output(kind):
+    backbone = tiny_backbone(kind)
+    side = sidetune.adapt(backbone, DTLv2(rank=1), num_classes=3).suffix.side
+    block = side.writes[0]
+    state = None
+    for i in (i for i in side.reads if i <= block):
+        state = side.read(i, torch.randn(2, *backbone.input_shapes[i]), state)
+    z = torch.randn(2, *backbone.output_shapes[block])
+    assert state.codes and state.h is None
+    with TensorBytes([z, *state.codes, *side.parameters()]) as tracker:
+        before = tracker.alive
+        out = side.write(block, z, state)
+        assert tracker.peak - before >= 3 * z.nbytes, "h, what g makes of it and theta are there for a moment"
+        assert tracker.alive - before == out.nbytes
+
+
+def test_a_wide_read_keeps_what_it_read_and_h():
+    w, x = LowRankMap(64, 48), torch.randn(2, 17, 64)
+    state = State(1).read(x, w).read(x, w)
+    assert state.h is not None
+    with TensorBytes([x, *w.parameters(), state.h]) as tracker:
+        before = tracker.alive
+        after = state.read(x, w)
+        assert tracker.alive - before == after.h.nbytes, "codes of 48 numbers are made again"
+
+
+def test_codes_stand_for_h_until_they_are_wider_and_then_h_is_formed():
+    torch.manual_seed(0)
+    state, x = State(1), torch.randn(2, 5, 8)
+    for rank in (3, 5):
+        state = state.read(x, LowRankMap(8, rank))
+    assert state.h is None and state.num_codes == 8
+    state = state.read(x, LowRankMap(8, 1))
+    assert state.h is not None and state.codes == ()
+
+
+def test_dtlv1_forms_h_too_where_its_codes_would_be_wider(vit):
+    many = sidetune.adapt(vit, DTL(rank=24, fusion="depthwise"), num_classes=3)
+    disturb(many)
+    images = torch.randn(2, 3, 32, 32)
+    side = many.suffix.side
+    state, features = None, many.features(images)
+    for i in (1, 2, 3):
+        state = side.read(i, features.inputs[i], state)
+    assert state.h is not None
+    h = sum(side.w[str(i)](features.inputs[i]) for i in (1, 2, 3))
+    z = torch.zeros(2, 17, 48)
+    t = h * torch.sigmoid(100 * h)
+    maps = t[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+    maps = F.conv2d(maps, side.g["stage1"], padding=1, groups=48).flatten(2).transpose(1, 2)
+    assert torch.allclose(side.write(3, z, state), torch.cat([t[:, :1], maps], dim=1), atol=1e-5)
+
+
+def test_l_share_scales_the_later_of_writes_that_share_one_h(vit):
+    model = sidetune.adapt(vit, DTLv2(share="linear", reads=(1, 3), writes=(1, 2, 3, 4)), num_classes=3)
+    assert set(model.suffix.side.scale) == {"2", "4"}
+    disturb(model)
+    side = model.suffix.side
+    state = side.read(1, torch.randn(2, 17, 48), None)
+    first, later = (side.fused(i, state) for i in (1, 2))
+    assert torch.allclose(later, first * side.scale["2"].gamma + side.scale["2"].beta, atol=1e-6)
+
+
+def test_l_share_with_nothing_to_scale_warns(vit):
+    with pytest.warns(UserWarning, match="L-Share has nothing to scale: reads .* give every write an h of its own"):
+        sidetune.adapt(vit, DTLv2(share="linear", reads=(3,), writes=(4,)), num_classes=3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "choices", "message"),
+    [
+        ("vit", {"m": 5}, "m = 5 is beyond every stage; the longest has 4 blocks"),
+        ("swin", {"n": 3}, "n = 3 is beyond every stage; the longest has 2 blocks"),
+        ("vit", {"m": 0}, "m must be at least 1, got 0"),
+        ("vit", {"reads": ()}, r"reads is empty: name at least one of blocks \[1, 2, 3, 4\]"),
+        ("vit", {"writes": ()}, "writes is empty"),
+        ("vit", {"reads": (5,)}, r"reads has blocks \[5\]; on this backbone it can have \[1, 2, 3, 4\]"),
+        ("vit", {"reads": (4,), "writes": (2, 4)}, r"writes \[2\] have nothing to add: no block in \[4\] is read"),
+        ("vit", {"reads": (1, 4), "writes": (2, 3)}, r"reads \[4\] reach no write; the writes are \[2, 3\]"),
+        ("vit", {"reads": (1,), "m": 2}, "reads names the blocks that m would choose"),
+        ("vit", {"writes": (4,), "first_write": 2}, "writes names the blocks that n and first_write would choose"),
+        ("vit", {"first_write": 5}, r"first_write \(M\) must be in 1..4, got 5"),
+        ("vit", {"rank": 49}, "rank 49 is above the backbone's width where it is read and written, 48"),
+        ("swin", {"reads": (1,), "connection": "reset"}, r"reads \[1\] reach no write"),
+        ("resnet", {"reads": (3,)}, r"reads has blocks \[3\]"),
+        ("resnet", {"connection": "backbone"}, "this resnet changes shape inside block 3; use grouped, full or reset"),
+        ("vit", {"connection": "learned"}, "a plain vit has one stage"),
+        ("vit", {"connection": "glue"}, "connection must be one of reset, grouped, full, backbone, learned, got"),
+        ("vit", {"share": "some"}, "share must be one of apart, direct, linear"),
+        ("vit", {"fusion": "dense"}, "fusion must be one of none, depthwise, average, full"),
+        ("vit", {"beta": 0.0}, "beta must be above 0"),
+        ("swin", {"group_size": 0}, "group_size must be at least 1"),
+    ],
+)  # fmt: skip
+def test_choices_that_make_no_sense_are_refused(kind, choices, message):
+    with pytest.raises(ValueError, match=message):
+        sidetune.adapt(tiny_backbone(kind), DTLv2(**choices), num_classes=3)
