@@ -52,7 +52,8 @@ class DTL(Method):
             raise ValueError(f"rank {rank} is above the backbone's width, {narrowest}")
         w = {i: LowRankMap(backbone.width(i), rank) for i in reads}
         g_of = {i: f"stage{backbone.stages[i]}" if self.share_fusion else f"block{i}" for i in writes}
-        widths = {name: backbone.width(i) for i, name in g_of.items()} if self.fusion != "none" else {}
+        last_first = reversed(g_of.items()) if self.fusion != "none" else ()  # the order in which seeds start them
+        widths = {name: backbone.width(i) for i, name in last_first}
         side = CompactSideNetwork(
             w=w,
             g={name: fusion_kernel(width, self.fusion, self.kernel) for name, width in widths.items()},
