@@ -1,0 +1,108 @@
+"""The edge network in NumPy: the logits and gradients that PyTorch's has."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_backbone
+from torch.nn import functional as F
+
+import sidetune
+from sidetune.contract import disturb
+from sidetune.edge.gradient import Gradient, cross_entropy
+from sidetune.edge.network import Workspace, forward, products
+from sidetune.edge.parameters import Parameters, Shape, start
+from sidetune.errors import DataError
+from sidetune.features import Features
+
+
+def pair(**choices):
+    """A MIST model on a tiny ViT, moved off its start, and the same parameters on the device."""
+    model = sidetune.adapt(tiny_backbone("vit"), "mist", num_classes=5, **choices)
+    for _ in range(4):
+        disturb(model)
+    method = model.method
+    p = Parameters(Shape(width=48, num_classes=5, rank=method.rank, layers=method.layers))
+    p.load({name: t.numpy() for name, t in model.trained().items()})
+    pool = np.zeros(17, np.float32)
+    pool[0 if method.pool == "token" else slice(1, None)] = 1 if method.pool == "token" else 1 / 16
+    return model, p, pool
+
+
+def features(images=6, scale=3.0, mean=0.5):
+    rng = np.random.default_rng(0)
+    x = mean + scale * rng.standard_normal((images, 17, 48)) * rng.uniform(0.2, 3, (images, 17, 1))
+    return x.astype(np.float32)
+
+
+def gradient(p, pool, x, labels, pieces):
+    m, total, loss = products(p), Gradient(p), 0.0
+    work = Workspace(len(x), 17, p, training=True)
+    for part in np.array_split(np.arange(len(x)), pieces):
+        logits, kept = forward(x[part], p, m, pool, work)
+        piece_loss, dlogits = cross_entropy(logits, labels[part], len(x))
+        loss += piece_loss
+        total.add(x[part], kept, dlogits, p, m, pool, work)
+    return total.joined(p, m), loss / len(x)
+
+
+CHOICES = [{"rank": 8, "layers": 3}, {"rank": 8, "layers": 2, "pool": "token"}, {"layers": 0}, {"rank": 48, "layers": 1}]
+
+
+@pytest.mark.parametrize("choices", CHOICES)
+def test_logits_are_those_of_pytorch(choices):
+    model, p, pool = pair(**choices)
+    x = features()
+    found, _ = forward(x, p, products(p), pool, Workspace(6, 17, p, training=False))
+    with torch.no_grad():
+        expected = model(Features(gathered={4: torch.from_numpy(x)})).numpy()
+    assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("choices", CHOICES)
+def test_gradients_are_those_of_autograd_in_double_precision(choices, pieces):
+    model, p, pool = pair(**choices)
+    x, labels = features(), np.array([0, 1, 2, 3, 4, 0])
+    found, loss = gradient(p, pool, x, labels, pieces)
+    model = model.double().train()
+    expected_loss = F.cross_entropy(
+        model.head(model.suffix(Features(gathered={4: torch.from_numpy(x).double()}))), torch.from_numpy(labels)
+    )
+    expected_loss.backward()
+    assert loss == pytest.approx(expected_loss.item(), rel=1e-5)
+    expected = {name: t.grad.numpy() for name, t in model.named_parameters() if t.requires_grad}
+    assert set(expected) == set(found.tensors)
+    for name, g in expected.items():
+        assert np.linalg.norm(found[name] - g) < 1e-5 * np.linalg.norm(g), name
+
+
+def test_a_step_of_any_size_uses_the_same_memory_and_leaves_the_features_alone():
+    _, p, pool = pair(rank=8)
+    x = features()
+    before = x.copy()
+    gradient(p, pool, x, np.zeros(6, int), 2)
+    assert np.array_equal(x, before)
+
+
+def test_vit_b_has_the_papers_number_of_parameters():
+    shape = Shape(width=768, num_classes=10)
+    assert shape.num_parameters - 10 * 769 == 399_360
+
+
+def test_the_start_is_a_linear_probe_and_is_the_same_for_a_seed():
+    shape = Shape(width=48, num_classes=5, rank=8)
+    p = start(shape, 3)
+    assert np.array_equal(p.flat, start(shape, 3).flat) and not np.array_equal(p.flat, start(shape, 4).flat)
+    assert all(not t.any() for name, t in p.tensors.items() if name.endswith("out.weight"))
+    assert all((t == 1).all() for name, t in p.tensors.items() if name.endswith("norm.weight"))
+
+
+def test_tensors_of_another_network_are_refused():
+    with pytest.raises(DataError, match="another network"):
+        Parameters(Shape(width=48, num_classes=5, rank=8)).load({"head.weight": np.zeros((5, 48), np.float32)})
+
+
+@pytest.mark.parametrize("choices", [{"rank": 49}, {"rank": 0}, {"layers": -1}, {"num_classes": 1}])
+def test_shapes_that_make_no_sense_are_refused(choices):
+    with pytest.raises(ValueError, match=next(iter(choices))):
+        Shape(**{"width": 48, "num_classes": 5, **choices})
