@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
@@ -13,16 +12,14 @@ import safetensors
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sidetune.atomic import replacing, write_text
+from sidetune.atomic import replacing
 from sidetune.backbones import Backbone, open_backbone
 from sidetune.data.transforms import Transform
 from sidetune.errors import DataError, WeightsMismatch, unknown
 from sidetune.methods import METHODS, Method
 from sidetune.model import AdaptedModel, adapt
+from sidetune.saved import FORMAT, WEIGHTS, read_config, write_description
 from sidetune.train.recipe import Recipe
-
-WEIGHTS, CONFIG, CARD = "model.safetensors", "sidetune.json", "README.md"
-FORMAT = 1
 
 
 def save(model: AdaptedModel, folder: str | Path) -> None:
@@ -35,8 +32,7 @@ def save(model: AdaptedModel, folder: str | Path) -> None:
     tensors = {name: t.cpu().contiguous() for name, t in model.trained().items()}
     with replacing(folder / WEIGHTS, sum(t.nbytes for t in tensors.values())) as beside:
         save_file(tensors, beside)
-    write_text(folder / CONFIG, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / CARD, card(config, sum(t.numel() for t in tensors.values())))
+    write_description(folder, config, sum(t.numel() for t in tensors.values()))
 
 
 def describe(model: AdaptedModel) -> dict[str, Any]:
@@ -49,30 +45,6 @@ def describe(model: AdaptedModel) -> dict[str, Any]:
         "recipe": asdict(model.recipe) if model.recipe else None,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("sidetune", "torch", "timm")},
     }
-
-
-def card(config: dict[str, Any], num_parameters: int) -> str:
-    backbone, method = config["backbone"], config["method"]
-    name = backbone["name"] or backbone["architecture"] or "a network of the author's"
-    short = {k: v for k, v in method.items() if k != "type" and v is not None and not isinstance(v, dict)}
-    choices = ", ".join(f"{k} {v}" for k, v in short.items())
-    classes = ", ".join(config["classes"][:20]) + (", ..." if len(config["classes"]) > 20 else "")
-    return f"""# {name}, adapted by {method["type"]}
-
-An image classifier for {len(config["classes"])} classes: {classes}.
-
-- backbone: {name}, weights SHA-256 `{backbone["digest"]}`
-- images: {backbone["image_size"][0]} x {backbone["image_size"][1]} pixels, transform `{config["transform"]["preset"]}`
-- method: {method["type"]} ({choices})
-- in this folder: {num_parameters:,} parameters (`{WEIGHTS}`), everything else is the frozen backbone's
-
-```python
-import sidetune
-
-model = sidetune.load("this-folder")
-print(model.predict("image.jpg"))
-```
-"""
 
 
 def load(
@@ -119,19 +91,6 @@ def load(
     except (safetensors.SafetensorError, ValueError) as e:
         raise DataError(f"{folder / WEIGHTS} is damaged or belongs to another model: {e}") from e
     return model
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
-        unfinished = " (it holds an unfinished run; go on with it by --resume)" if (folder / "run").is_dir() else ""
-        raise FileNotFoundError(f"{folder} holds no saved model: expected {CONFIG} and {WEIGHTS}{unfinished}")
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise DataError(f"{folder / CONFIG} is damaged: {e}") from e
-    if config.get("format") != FORMAT:
-        raise DataError(f"{folder / CONFIG} has format {config.get('format')!r}; this version reads format {FORMAT}")
-    return config
 
 
 def method_from(saved: dict[str, Any]) -> Method:
