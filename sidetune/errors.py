@@ -8,6 +8,7 @@ SidetuneError
 ├── CannotMerge        a method that cannot be folded into the backbone's weights      (ValueError)
 ├── RunExists          an output folder that already holds a run                       (ValueError)
 ├── OverBudget         a memory budget that no way of training this model meets        (ValueError)
+├── ServiceError       a feature service that cannot be reached, or will not answer    (OSError)
 ├── NoSpace            a disk without room for what is about to be written             (OSError)
 ├── NonFiniteLoss      a loss that became NaN or infinite                              (ArithmeticError)
 └── Interrupted        a run that was stopped by Ctrl-C and can be resumed
@@ -48,6 +49,10 @@ class RunExists(SidetuneError, ValueError):
 
 
 class OverBudget(SidetuneError, ValueError):
+    pass
+
+
+class ServiceError(SidetuneError, OSError):
     pass
 
 

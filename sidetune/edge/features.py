@@ -11,6 +11,7 @@ counts once its mark is set and its bytes have the mark's CRC, whatever was cut 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import mmap
 import os
@@ -124,7 +125,9 @@ class FeatureFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        self.file.close()  # the map goes with its last view
+        if self.file.writable():
+            fcntl.flock(self.file.fileno(), fcntl.LOCK_UN)  # the map, which goes with its last view, would hold it
+        self.file.close()
 
     def place(self, image: int, k: int) -> int:
         number = self.header.ks.index(k) * len(self.header.images) + image
@@ -212,8 +215,6 @@ def read_header(file: Any, path: Path) -> tuple[Header, Places]:
 
 
 def lock(descriptor: int, path: Path) -> None:
-    import fcntl
-
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:

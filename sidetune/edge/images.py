@@ -10,8 +10,8 @@ import numpy as np
 
 from sidetune.errors import DataError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-"""What a service takes."""
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2"})
+"""Extensions, in lower case, of files that are taken for images; the service says which of them it cannot read."""
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
 VAL, TEST = 0.1, 0.2
 """Shares of each class split off where a folder has no parts."""
@@ -66,7 +66,7 @@ def read_part(root: Path, folder: Path, part: str, known: tuple[str, ...] | None
                 raise DataError(f"{of_class} is a class that the training images do not have ({', '.join(classes)})")
             continue
         if not paths:
-            raise DataError(f"the class folder {of_class} holds no images ({', '.join(sorted(SUFFIXES))})")
+            raise DataError(f"the class folder {of_class} holds no images")
         label = classes.index(of_class.name)
         items += [
             Item(path=p.relative_to(root).as_posix(), label=label, part=part, size=p.stat().st_size) for p in paths

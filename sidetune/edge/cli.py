@@ -1,0 +1,233 @@
+"""`sidetune edge enroll | fit | predict | status`, with the standard library's argparse so that a small device needs no more."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sidetune.errors import DataError, SidetuneError
+
+if TYPE_CHECKING:
+    from sidetune.edge.checkpoint import Epoch
+    from sidetune.edge.client import Client
+    from sidetune.edge.enroll import Progress
+
+STOPPED, WRONG = 130, 2
+SAY_SECONDS = 10.0
+
+
+def main(words: Sequence[str], program: str = "sidetune edge") -> None:
+    """Run a verb. What a user can mend is one message without a traceback; our own slips keep theirs."""
+    given = parser(program).parse_args(words)
+    try:
+        given.run(given)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on" + (" with --resume" if given.verb == "fit" else ""))
+        sys.exit(STOPPED)
+    except BrokenPipeError:  # whoever read our output has gone
+        sys.stderr.close()
+        sys.exit(WRONG)
+    except (SidetuneError, ValueError, OSError) as e:
+        say(f"error: {e}")
+        sys.exit(WRONG)
+
+
+def parser(program: str) -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(program, description="Train on a small device what a feature service sees in images.")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    service = argparse.ArgumentParser(add_help=False)
+    service.add_argument("--server", required=True, metavar="URL", help="http://HOST:PORT or https://HOST:PORT")
+    service.add_argument("--model", help="the backbone's name there; may be left out where the service has one only")
+    service.add_argument("--key-file", type=Path, metavar="FILE", help="file with the API key")
+    service.add_argument("--ca-file", type=Path, metavar="FILE", help="certificate to trust, for a server that signs its own")
+    service.add_argument("--precision", default="int8", help="fp32, fp16, int8 (the default) or int4")
+    service.add_argument("--compression", default="none", help="none (the default) or zstd")
+    service.add_argument("--patience", type=float, default=900, metavar="SECONDS", help="wait so long for a lost network")
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--json", action="store_true", help="print the result as JSON")
+
+    enroll = verbs.add_parser("enroll", parents=[service, output], help="send images once, keep their features in a file")
+    enroll.add_argument("folder", type=Path, help="folder with train/CLASS/*.jpg (and val/, test/), or of classes alone")
+    enroll.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file; goes on with one that is there")
+    enroll.add_argument("--k", type=numbers, metavar="K,K", help="sums of taps to keep, for example 6,12; all taps if not given")
+    enroll.add_argument("--in-flight", type=int, default=4, metavar="N", help="requests at once")
+    enroll.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be read, and say which")
+    enroll.set_defaults(run=run_enroll)
+
+    fit = verbs.add_parser("fit", parents=[output], help="train on a file of features, without a network")
+    fit.add_argument("file", type=Path)
+    fit.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the run and the model")
+    fit.add_argument("--k", type=int, help="which sum of taps; the largest in the file if not given")
+    fit.add_argument("--lr", type=float, help="learning rate")
+    fit.add_argument("--epochs", type=int, default=100)
+    fit.add_argument("--batch-size", type=int, default=32, metavar="N")
+    fit.add_argument("--micro-batch", type=int, metavar="N", help="images in work at once; less memory, the same gradient")
+    fit.add_argument("--rank", type=int, default=32)
+    fit.add_argument("--layers", type=int, default=4)
+    fit.add_argument("--pool", default="mean", help="mean (of the patches, the default) or token (the class token)")
+    fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument("--checkpoint-seconds", type=float, default=60, metavar="S", help="how much work a power cut may cost")
+    fit.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
+    fit.add_argument("--overwrite", action="store_true", help="replace what the output folder holds")
+    fit.set_defaults(run=run_fit)
+
+    predict = verbs.add_parser("predict", parents=[service, output], help="label images")
+    predict.add_argument("folder", type=Path, help="folder of a trained model")
+    predict.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files, or folders of them")
+    predict.add_argument("--top", type=int, default=1, metavar="N", help="how many labels to give for an image")
+    predict.set_defaults(run=run_predict)
+
+    status = verbs.add_parser("status", parents=[output], help="what a file of features holds")
+    status.add_argument("file", type=Path)
+    status.set_defaults(run=run_status)
+    return top
+
+
+def numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers with commas between, got {text!r}") from None
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class Line:
+    """How far an enrolment is: one line that changes on a terminal, now and then a new one elsewhere."""
+
+    def __init__(self) -> None:
+        self.said, self.terminal = 0.0, sys.stderr.isatty()
+
+    def __call__(self, now: Progress) -> None:
+        if time.monotonic() - self.said < (0.1 if self.terminal else SAY_SECONDS) and now.done < now.total:
+            return
+        self.said = time.monotonic()
+        minutes, seconds = divmod(round(now.seconds_left), 60)
+        text = (
+            f"{now.done:,} of {now.total:,} images, {now.sent / 2**20:,.1f} MiB sent, "
+            f"{now.received / 2**20:,.1f} MiB received, {minutes}:{seconds:02} left"
+        )
+        if self.terminal:
+            print(f"\r\x1b[K{text}", end="" if now.done < now.total else "\n", file=sys.stderr, flush=True)
+        else:
+            say(text)
+
+    def notice(self, text: str) -> None:
+        say(f"\r\x1b[K{text}" if self.terminal else text)
+
+
+def client_of(given: argparse.Namespace, line: Line) -> Client:
+    from sidetune.edge.client import Client, only_model
+    from sidetune.edge.http import Http
+
+    key = given.key_file.read_text(encoding="utf-8").strip() if given.key_file else None
+    transport = Http(given.server, key=key, ca_file=given.ca_file)
+    client = Client(transport, given.model or "", patience=given.patience, notice=line.notice)
+    client.model = given.model or only_model(client)
+    return client
+
+
+def run_enroll(given: argparse.Namespace) -> None:
+    from sidetune.edge.enroll import enroll
+
+    if given.in_flight < 1:
+        raise ValueError(f"--in-flight must be at least 1, got {given.in_flight}")
+    line = Line()
+    header = enroll(
+        client_of(given, line),
+        given.folder,
+        given.out,
+        ks=given.k,
+        precision=given.precision,
+        compression=given.compression,
+        in_flight=given.in_flight,
+        skip_bad=given.skip_bad,
+        report=line,
+    )
+    if given.json:
+        run_status(argparse.Namespace(file=given.out, json=True))
+        return
+    print(f"{given.out}: features of {len(header.images):,} images; train with")
+    print(f"  sidetune edge fit {given.out} --out FOLDER")
+
+
+def run_fit(given: argparse.Namespace) -> None:
+    from sidetune.edge.artefact import Choices
+    from sidetune.edge.trainer import fit
+    from sidetune.train.recipe import Recipe
+
+    recipe = Recipe(
+        epochs=given.epochs,
+        batch_size=given.batch_size,
+        lr=given.lr,
+        micro_batch=given.micro_batch,
+        seed=given.seed,
+        lr_update="step",
+    )
+
+    def report(epoch: Epoch, total: int) -> None:
+        val = "" if epoch.val_accuracy is None else f"  val {100 * epoch.val_accuracy:5.1f} %"
+        say(f"epoch {epoch.epoch:>3}/{total}  loss {epoch.loss:.4f}{val}  lr {epoch.lr:.1e}  {epoch.seconds:.1f} s")
+
+    done = fit(
+        given.file,
+        given.out,
+        choices=Choices(rank=given.rank, layers=given.layers, k=given.k, pool=given.pool),
+        recipe=recipe,
+        resume=given.resume,
+        overwrite=given.overwrite,
+        checkpoint_seconds=given.checkpoint_seconds,
+        report=report,
+    )
+    if given.json:
+        result = {"out": str(given.out), "accuracy": done.accuracy, "num_parameters": done.num_parameters}
+        print(json.dumps({**result, "history": [asdict(e) for e in done.history]}))
+        return
+    for part, accuracy in done.accuracy.items():
+        print(f"{part} accuracy {100 * accuracy:.2f} %")
+    print(f"model in {given.out}; try: sidetune edge predict {given.out} IMAGE --server URL")
+
+
+def run_predict(given: argparse.Namespace) -> None:
+    from sidetune.edge.artefact import load
+    from sidetune.edge.images import images_under
+    from sidetune.edge.predict import predict
+
+    if given.top < 1:
+        raise ValueError(f"--top must be at least 1, got {given.top}")
+    paths = [found for path in given.images for found in (images_under(path) if path.is_dir() else [path])]
+    if not paths:
+        raise DataError(f"no images in {', '.join(map(str, given.images))}")
+    client = client_of(given, Line())
+    artefact = load(given.folder, client.card())
+    found = predict(
+        client, artefact, paths, top=given.top, precision=given.precision, compression=given.compression
+    )
+    if given.json:
+        rows = [{"image": str(p.image), "top": [list(t) for t in p.top]} for p in found]
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    for p in found:
+        print(f"{p.image}: " + ", ".join(f"{label} {probability:.1%}" for label, probability in p.top), flush=True)
+
+
+def run_status(given: argparse.Namespace) -> None:
+    from sidetune.edge.status import status
+
+    told = status(given.file)
+    if given.json:
+        print(json.dumps(told, ensure_ascii=False))
+        return
+    print(f"{told['model']}, weights {told['digest'][:12]}..., {told['tokens']} x {told['width']} numbers an image")
+    print(f"k {', '.join(map(str, told['ks']))} in {told['precision']}, {told['bytes_per_image']:,} bytes an image")
+    for part, counts in told["images"].items():
+        print(f"{part}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
+    print(f"{told['classes']} classes; {told['bytes'] / 2**20:,.1f} MiB on disk; {'complete' if told['complete'] else 'not complete'}")

@@ -1,0 +1,147 @@
+"""Every image of a folder is sent once; its features are kept in a file. A stopped enrolment goes on where it was."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sidetune.atomic import remove_stale
+from sidetune.edge.client import Client, differing
+from sidetune.edge.features import DONE, MISSING, REFUSED, FeatureFile, Header, create
+from sidetune.edge.images import read_folder
+from sidetune.errors import DataError, WeightsMismatch
+from sidetune.wire.ask import Ask
+from sidetune.wire.metadata import ModelCard
+
+SYNC_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    done: int
+    total: int
+    sent: int
+    """Bytes of images, in this run."""
+    received: int
+    """Bytes of features, in this run, as kept."""
+    seconds_left: float
+    """At the mean speed so far."""
+
+
+def enroll(
+    client: Client,
+    folder: Path,
+    out: Path,
+    *,
+    ks: Sequence[int] | None = None,
+    precision: str = "int8",
+    compression: str = "none",
+    in_flight: int = 4,
+    skip_bad: bool = False,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Header:
+    """Send what `out` does not hold yet; returns the header of the finished file.
+
+    Under `ks`, by default N alone, are the sums of taps to keep. Raises DataError for a folder, or a file begun with
+    other choices, that does not fit, and at the end for images that the service cannot read (`skip_bad` leaves them out);
+    WeightsMismatch for a service other than the file was begun with; NoSpace, before anything is sent, if the disk cannot
+    hold the features.
+    """
+    card = client.card()
+    classes, images = read_folder(folder)
+    ks = tuple(sorted(set(ks))) if ks else (card.num_blocks,)
+    header = Header(card=card, ks=ks, precision=precision, classes=classes, images=images)
+    asks = header.asks(compression)
+    for ask in asks:
+        card.shape(ask)
+    remove_stale(out.parent, out.name)
+    if not out.exists():
+        create(out, header)
+    with FeatureFile(out, writable=True) as file:
+        check_same(file.header, header, out)
+        for image in file.damaged(ks):
+            file.mark(image, MISSING, [0] * len(ks))
+        again = (MISSING,) if skip_bad else (MISSING, REFUSED)
+        todo = [i for i, state in enumerate(file.states) if state in again]
+        send(client, card, folder, file, todo, asks, in_flight, report)
+        refused = [images[i].path for i, state in enumerate(file.states) if state == REFUSED]
+    if refused and not skip_bad:
+        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
+        raise DataError(
+            f"{len(refused)} of {len(images)} images could not be read: {', '.join(refused[:5])}{more}; the others are in "
+            f"{out}. Mend them and enrol again, or leave them out with --skip-bad"
+        )
+    return header
+
+
+def check_same(found: Header, asked: Header, out: Path) -> None:
+    """Raises unless a file was begun with what is asked for now."""
+    if found.card.fingerprint != asked.card.fingerprint:
+        raise WeightsMismatch(f"{out} cannot be gone on with: {differing(found.card, asked.card)}")
+    for name in ("ks", "precision", "classes", "images"):
+        if getattr(found, name) != getattr(asked, name):
+            shown = "" if name == "images" else f" ({getattr(found, name)}, now {getattr(asked, name)})"
+            raise DataError(f"{out} was begun with other {name}{shown}; choose another file for these")
+
+
+def send(
+    client: Client,
+    card: ModelCard,
+    folder: Path,
+    file: FeatureFile,
+    todo: Sequence[int],
+    asks: Sequence[Ask],
+    in_flight: int,
+    report: Callable[[Progress], None],
+) -> None:
+    """Several threads ask, this one writes."""
+    images, ks = file.header.images, file.header.ks
+    jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
+    answers: queue.Queue[tuple[int, dict[str, bytes | memoryview] | Exception]] = queue.Queue(in_flight)
+    for image in todo:
+        jobs.put(image)
+
+    def work() -> None:
+        while not client.stop.is_set():
+            try:
+                image = jobs.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                answer: dict[str, bytes | memoryview] | Exception
+                answer = client.features((folder / images[image].path).read_bytes(), asks, card)
+            except Exception as e:
+                answer = e
+            answers.put((image, answer))
+
+    for _ in range(min(in_flight, len(todo))):
+        threading.Thread(target=work, daemon=True).start()
+    start = synced = time.monotonic()
+    sent = received = 0
+    try:
+        for number in range(1, len(todo) + 1):
+            image, answer = answers.get()
+            sent += images[image].size
+            if isinstance(answer, DataError):
+                client.notice(f"{images[image].path}: {answer}")
+                file.mark(image, REFUSED, [0] * len(ks))
+            elif isinstance(answer, Exception):
+                raise answer
+            else:
+                file.put(image, {k: answer[ask.name] for k, ask in zip(ks, asks, strict=True)})
+                received += len(ks) * file.header.record_bytes
+            if (now := time.monotonic()) - synced > SYNC_SECONDS:
+                file.sync()
+                synced = now
+            left = (now - start) / number * (len(todo) - number)
+            done = int((file.states == DONE).sum())
+            report(Progress(done=done, total=len(images), sent=sent, received=received, seconds_left=left))
+    finally:
+        client.stop.set()
+        file.sync()
+        while not answers.empty():  # lets threads go that wait to hand in
+            answers.get_nowait()

@@ -1,0 +1,239 @@
+"""Training on the device: PyTorch's numbers, a folder that PyTorch loads, and the same parameters after any power cut."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_backbone
+from flaky import tiny_service
+from safetensors.numpy import load_file
+
+import sidetune
+from sidetune.edge import artefact
+from sidetune.edge.adamw import AdamW
+from sidetune.edge.artefact import Choices
+from sidetune.edge.client import Client
+from sidetune.edge.enroll import enroll
+from sidetune.edge.features import REFUSED, FeatureFile
+from sidetune.edge.predict import Predictor, predict
+from sidetune.edge.trainer import fit
+from sidetune.errors import DataError, NonFiniteLoss, RunExists, WeightsMismatch
+from sidetune.features import Features
+from sidetune.train.recipe import Recipe
+
+RECIPE = Recipe(epochs=6, batch_size=8, seed=1, lr_update="step")
+CHOICES = Choices(rank=8, layers=2, lr=1e-2)
+
+
+@pytest.fixture
+def file(folder, tmp_path):
+    enroll(Client(tiny_service(), "tiny"), folder, tmp_path / "f", ks=[2, 4])
+    return tmp_path / "f"
+
+
+def parameters(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def test_it_learns_the_squares(file, tmp_path):
+    done = fit(file, tmp_path / "m", choices=CHOICES, recipe=RECIPE)
+    assert done.history[-1].loss < 0.5 * done.history[0].loss
+    assert done.accuracy["test"] == 1 and done.history[-1].val_accuracy == 1
+    assert json.loads((tmp_path / "m" / "run" / "history.json").read_text()) == [asdict(e) for e in done.history]
+
+
+def test_adamw_is_pytorchs():
+    rng = np.random.default_rng(0)
+    p = rng.standard_normal(1000).astype(np.float32)
+    theirs = [torch.tensor(p[:600], requires_grad=True), torch.tensor(p[600:], requires_grad=True)]
+    groups = [{"params": [theirs[0]], "weight_decay": 0.05}, {"params": [theirs[1]], "weight_decay": 0.0}]
+    optimizer, ours = torch.optim.AdamW(groups, lr=1e-2), AdamW.of(1000)
+    for _ in range(20):
+        gradient = rng.standard_normal(1000).astype(np.float32)
+        theirs[0].grad, theirs[1].grad = torch.tensor(gradient[:600]), torch.tensor(gradient[600:])
+        optimizer.step()
+        ours.step(p, gradient, lr=1e-2, weight_decay=0.05, num_decayed=600, betas=(0.9, 0.999))
+    expected = torch.cat(theirs).detach().numpy()
+    assert np.abs(p - expected).max() < 1e-6
+
+
+def test_a_run_is_that_of_pytorch_from_the_same_start(file, tmp_path):
+    """Same features, start, order, rates and decay: after 24 steps the parameters are still the same."""
+    fit(file, tmp_path / "m", choices=CHOICES, recipe=RECIPE)
+    from sidetune.edge.parameters import Shape, start
+    from sidetune.train.optimizer import make_optimizer
+    from sidetune.train.schedule import learning_rate
+
+    model = sidetune.adapt(tiny_backbone("vit"), "mist", num_classes=3, rank=8, layers=2).train()
+    begun = start(Shape(width=48, num_classes=3, rank=8, layers=2), seed=1)
+    model.load_trained({name: torch.tensor(t) for name, t in begun.tensors.items()})
+    optimizer = make_optimizer(model, RECIPE, 1e-2)
+    with FeatureFile(file) as opened:
+        images, labels = opened.part("train"), torch.tensor(opened.labels())
+        x = torch.tensor(opened.batch(np.arange(48), 4, np.empty((48, 17, 48), np.float32)))
+    steps = len(images) // 8
+    for epoch in range(6):
+        order = images[np.random.default_rng([1, epoch]).permutation(len(images))]
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(RECIPE, 1e-2, epoch + step / steps)
+            batch = torch.tensor(order[step * 8 : step * 8 + 8])
+            logits = model.head(model.suffix(Features(gathered={4: x[batch]})))
+            torch.nn.functional.cross_entropy(logits, labels[batch]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    found = parameters(tmp_path / "m")
+    for name, t in model.trained().items():
+        assert np.linalg.norm(found[name] - t.numpy()) < 1e-3 * np.linalg.norm(t.numpy()) + 1e-4, name
+
+
+def test_pieces_of_any_size_train_the_same(file, tmp_path):
+    for size in (1, 8):
+        recipe = Recipe(**{**asdict(RECIPE), "micro_batch": size})
+        fit(file, tmp_path / str(size), choices=CHOICES, recipe=recipe)
+    a, b = parameters(tmp_path / "1"), parameters(tmp_path / "8")
+    assert all(np.allclose(a[name], b[name], atol=1e-4) for name in a)
+
+
+def test_pytorch_loads_what_the_device_trained_and_the_logits_are_the_same(file, tmp_path):
+    fit(file, tmp_path / "m", choices=CHOICES, recipe=RECIPE)
+    model = sidetune.load(tmp_path / "m", backbone=tiny_backbone("vit"))
+    assert model.method.k == 4 and model.task.classes == ("dark", "grey", "light")
+    assert model.recipe.epochs == 6 and model.transform.preset == "vtab"
+    card = tiny_service().card
+    ours = Predictor(artefact.load(tmp_path / "m", card))
+    x = np.random.default_rng(0).standard_normal((17, 48)).astype(np.float32)
+    with torch.no_grad():
+        theirs = model(Features(gathered={4: torch.from_numpy(x[None])})).numpy()
+    assert np.abs(ours.logits(x) - theirs[0]).max() < 1e-4
+
+
+def test_the_device_loads_what_pytorch_trained_and_labels_images_as_it_does(folder, tmp_path):
+    choices = {"rank": 8, "layers": 2, "k": 2}
+    model = sidetune.adapt(tiny_backbone("vit"), "mist", num_classes=3, transform="vtab", **choices)
+    sidetune.fit(model, folder / "train", recipe=Recipe(epochs=2, batch_size=8, precision="fp32"))
+    model.save_pretrained(tmp_path / "m")
+    client = Client(tiny_service(), "tiny")
+    loaded = artefact.load(tmp_path / "m", client.card())
+    images = sorted((folder / "test").rglob("*.png"))
+    for ours, theirs in zip(
+        predict(client, loaded, images, top=3, precision="fp32"), model.predict(images, top=3), strict=True
+    ):
+        assert [label for label, _ in ours.top] == [label for label, _ in theirs.top]
+        assert np.allclose([p for _, p in ours.top], [p for _, p in theirs.top], atol=1e-4)
+
+
+def test_a_service_or_a_method_that_does_not_fit_is_refused(file, tmp_path):
+    from sidetune.serve.local import Local
+
+    fit(file, tmp_path / "m", choices=CHOICES, recipe=RECIPE)
+    other = Local(tiny_backbone("vit", seed=1), transform="photo").card
+    with pytest.raises(WeightsMismatch, match="weights .*; transform vtab, the service has photo"):
+        artefact.load(tmp_path / "m", other)
+    for method, choices in (("mist", {"block": "mlp"}), ("linear", {})):
+        sidetune.adapt(tiny_backbone("vit"), method, num_classes=3, **choices).save_pretrained(tmp_path / method)
+        with pytest.raises(ValueError, match="the device computes"):
+            artefact.load(tmp_path / method, tiny_service().card)
+
+
+RUN = """
+import sys, time
+from pathlib import Path
+from sidetune.edge import trainer
+from sidetune.edge.artefact import Choices
+from sidetune.train.recipe import Recipe
+file, out, resume = sys.argv[1:]
+recipe = Recipe(epochs=6, batch_size=8, seed=1, lr_update="step")
+trainer.fit(Path(file), Path(out), choices=Choices(rank=8, layers=2, lr=1e-2), recipe=recipe, resume=resume == "True",
+            checkpoint_seconds=0, report=lambda *_: time.sleep(0.05))
+"""
+
+
+def killed_run(file, out, resume, wait):
+    """Start a run, kill it `wait` seconds after its first checkpoint; returns the status and what it said."""
+    words = [sys.executable, "-c", RUN, str(file), str(out), str(resume)]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as run:
+        while not (out / "run" / "checkpoint.safetensors").exists() and run.poll() is None:
+            time.sleep(0.001)
+        time.sleep(wait)
+        run.send_signal(signal.SIGKILL)
+        return run.wait(), run.stderr.read()
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_parameters(file, tmp_path):
+    fit(file, tmp_path / "whole", choices=CHOICES, recipe=RECIPE)
+    rng, statuses = random.Random(0), []
+    while 0 not in statuses:
+        status, said = killed_run(file, tmp_path / "killed", bool(statuses), rng.uniform(0.05, 0.8))
+        assert status in (0, -signal.SIGKILL), said
+        statuses.append(status)
+    assert -signal.SIGKILL in statuses
+    assert same(parameters(tmp_path / "killed"), parameters(tmp_path / "whole"))
+    assert not list((tmp_path / "killed" / "run").glob(".*"))
+
+
+def test_a_folder_with_a_run_is_not_written_over(file, tmp_path):
+    fit(file, tmp_path / "m", choices=CHOICES, recipe=RECIPE)
+    with pytest.raises(RunExists, match="--resume"):
+        fit(file, tmp_path / "m", choices=CHOICES, recipe=RECIPE)
+    with pytest.raises(RunExists, match="other choices: method"):
+        fit(file, tmp_path / "m", choices=Choices(rank=4), recipe=RECIPE, resume=True)
+    before = parameters(tmp_path / "m")
+    fit(file, tmp_path / "m", choices=CHOICES, recipe=RECIPE, resume=True)
+    assert same(parameters(tmp_path / "m"), before)
+    fit(file, tmp_path / "m", choices=Choices(rank=4), recipe=RECIPE, overwrite=True)
+    assert parameters(tmp_path / "m")["suffix.side.layers.0.out.weight"].shape == (48, 4)
+
+
+def test_a_k_must_have_been_enrolled(file, tmp_path):
+    with pytest.raises(ValueError, match="holds the sums up to k = 2, 4, not 3; enrol with --k 3"):
+        fit(file, tmp_path / "m", choices=Choices(k=3))
+    fit(file, tmp_path / "m", choices=Choices(rank=8, layers=1, k=2), recipe=RECIPE)
+    assert json.loads((tmp_path / "m" / "sidetune.json").read_text())["method"]["k"] == 2
+
+
+def test_incomplete_and_damaged_files_are_not_trained_on(file, tmp_path):
+    with FeatureFile(file, writable=True) as opened:
+        opened.mark(0, REFUSED, [0, 0])
+        train = int(opened.part("train")[0])
+        place = opened.place(train, 4)
+    fit(file, tmp_path / "m", choices=CHOICES, recipe=RECIPE)
+    with file.open("r+b") as raw:
+        raw.seek(place + 9)
+        raw.write(b"!!!!")
+    with pytest.raises(DataError, match="features of 1 images .* are damaged"):
+        fit(file, tmp_path / "n", choices=CHOICES, recipe=RECIPE)
+    with FeatureFile(file, writable=True) as opened:
+        opened.mark(train, 0, [0, 0])
+    with pytest.raises(DataError, match="lacks 1 of 48 images"):
+        fit(file, tmp_path / "n", choices=CHOICES, recipe=RECIPE)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(file, tmp_path):
+    with np.errstate(all="ignore"), pytest.raises(NonFiniteLoss, match="try a lower --lr"):
+        recipe = Recipe(**{**asdict(RECIPE), "lr": 1e30, "warmup_epochs": 0})
+        fit(file, tmp_path / "m", choices=CHOICES, recipe=recipe)
+
+
+def test_choices_the_device_does_not_follow_are_refused(file, tmp_path):
+    with pytest.raises(ValueError, match="does not follow clip_grad, drop_path"):
+        fit(file, tmp_path / "m", recipe=Recipe(clip_grad=1.0, drop_path=0.1))
+    with pytest.raises(ValueError, match="pool must be mean or token"):
+        Choices(pool="max")
+
+
+def test_the_class_token_can_be_pooled(file, tmp_path):
+    done = fit(file, tmp_path / "m", choices=Choices(rank=8, layers=2, lr=1e-2, pool="token"), recipe=RECIPE)
+    assert done.history[-1].loss < done.history[0].loss
+    assert sidetune.load(tmp_path / "m", backbone=tiny_backbone("vit")).method.pool == "token"
