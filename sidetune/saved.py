@@ -1,6 +1,6 @@
-"""The folder of a trained model: what its files are called and say. Needs no PyTorch, so that the small device has the same.
+"""The folder of a trained model: what its files are called and say. Without PyTorch, for the small device has it too.
 
-`model.safetensors` holds the trained part, head included; `sidetune.json` says what it belongs to; `README.md` is its card.
+`model.safetensors` holds the trained part, head included, `sidetune.json` what it belongs to, `README.md` its card.
 """
 
 from __future__ import annotations

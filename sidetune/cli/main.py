@@ -13,6 +13,7 @@ from sidetune.cli import (
     apply,
     compare,
     demo,
+    edge,
     extract,
     fit,
     measure,
@@ -44,6 +45,7 @@ app.command("merge")(apply.merge_command)
 app.command("methods")(methods.methods_command)
 app.command("recipes")(methods.recipes_command)
 app.command("serve")(serve.serve_command)
+app.command("edge", context_settings=edge.AS_IT_IS)(edge.edge_command)
 app.command("demo")(demo.demo_command)
 
 STOPPED, WRONG = 130, 2

@@ -24,7 +24,9 @@ class AdamW:
 
     @classmethod
     def of(cls, size: int) -> AdamW:
-        return cls(first=np.zeros(size, np.float32), second=np.zeros(size, np.float32), scratch=np.empty(size, np.float32))
+        return cls(
+            first=np.zeros(size, np.float32), second=np.zeros(size, np.float32), scratch=np.empty(size, np.float32)
+        )
 
     def step(
         self,

@@ -85,8 +85,8 @@ def own_version() -> str:
 def load(folder: Path, card: ModelCard) -> Artefact:
     """Read what the device or PyTorch saved, for features of the service whose card this is.
 
-    Raises FileNotFoundError or DataError for a folder that holds no whole model, ValueError for a method that the device
-    does not compute, WeightsMismatch for a service that does not give what was trained on.
+    Raises FileNotFoundError or DataError for a folder that holds no whole model, ValueError for a method that the
+    device does not compute, WeightsMismatch for a service that does not give what was trained on.
     """
     config = read_config(folder)
     choices, classes = choices_of(config, folder), tuple(config["classes"])

@@ -1,4 +1,4 @@
-"""`sidetune edge enroll | fit | predict | status`, with the standard library's argparse so that a small device needs no more."""
+"""`sidetune edge enroll | fit | predict | status`, by argparse: a small device needs no other package for it."""
 
 from __future__ import annotations
 
@@ -45,17 +45,29 @@ def parser(program: str) -> argparse.ArgumentParser:
     service.add_argument("--server", required=True, metavar="URL", help="http://HOST:PORT or https://HOST:PORT")
     service.add_argument("--model", help="the backbone's name there; may be left out where the service has one only")
     service.add_argument("--key-file", type=Path, metavar="FILE", help="file with the API key")
-    service.add_argument("--ca-file", type=Path, metavar="FILE", help="certificate to trust, for a server that signs its own")
+    service.add_argument(
+        "--ca-file", type=Path, metavar="FILE", help="certificate to trust, for a server that signs its own"
+    )
     service.add_argument("--precision", default="int8", help="fp32, fp16, int8 (the default) or int4")
     service.add_argument("--compression", default="none", help="none (the default) or zstd")
-    service.add_argument("--patience", type=float, default=900, metavar="SECONDS", help="wait so long for a lost network")
+    service.add_argument(
+        "--patience", type=float, default=900, metavar="SECONDS", help="wait so long for a lost network"
+    )
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--json", action="store_true", help="print the result as JSON")
 
-    enroll = verbs.add_parser("enroll", parents=[service, output], help="send images once, keep their features in a file")
-    enroll.add_argument("folder", type=Path, help="folder with train/CLASS/*.jpg (and val/, test/), or of classes alone")
-    enroll.add_argument("--out", type=Path, required=True, metavar="FILE", help="the file; goes on with one that is there")
-    enroll.add_argument("--k", type=numbers, metavar="K,K", help="sums of taps to keep, for example 6,12; all taps if not given")
+    enroll = verbs.add_parser(
+        "enroll", parents=[service, output], help="send images once, keep their features in a file"
+    )
+    enroll.add_argument(
+        "folder", type=Path, help="folder with train/CLASS/*.jpg (and val/, test/), or of classes alone"
+    )
+    enroll.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="the file; goes on with one that is there"
+    )
+    enroll.add_argument(
+        "--k", type=numbers, metavar="K,K", help="sums of taps to keep, for example 6,12; all taps if not given"
+    )
     enroll.add_argument("--in-flight", type=int, default=4, metavar="N", help="requests at once")
     enroll.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be read, and say which")
     enroll.set_defaults(run=run_enroll)
@@ -67,12 +79,16 @@ def parser(program: str) -> argparse.ArgumentParser:
     fit.add_argument("--lr", type=float, help="learning rate")
     fit.add_argument("--epochs", type=int, default=100)
     fit.add_argument("--batch-size", type=int, default=32, metavar="N")
-    fit.add_argument("--micro-batch", type=int, metavar="N", help="images in work at once; less memory, the same gradient")
+    fit.add_argument(
+        "--micro-batch", type=int, metavar="N", help="images in work at once; less memory, the same gradient"
+    )
     fit.add_argument("--rank", type=int, default=32)
     fit.add_argument("--layers", type=int, default=4)
     fit.add_argument("--pool", default="mean", help="mean (of the patches, the default) or token (the class token)")
     fit.add_argument("--seed", type=int, default=0)
-    fit.add_argument("--checkpoint-seconds", type=float, default=60, metavar="S", help="how much work a power cut may cost")
+    fit.add_argument(
+        "--checkpoint-seconds", type=float, default=60, metavar="S", help="how much work a power cut may cost"
+    )
     fit.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
     fit.add_argument("--overwrite", action="store_true", help="replace what the output folder holds")
     fit.set_defaults(run=run_fit)
@@ -208,9 +224,7 @@ def run_predict(given: argparse.Namespace) -> None:
         raise DataError(f"no images in {', '.join(map(str, given.images))}")
     client = client_of(given, Line())
     artefact = load(given.folder, client.card())
-    found = predict(
-        client, artefact, paths, top=given.top, precision=given.precision, compression=given.compression
-    )
+    found = predict(client, artefact, paths, top=given.top, precision=given.precision, compression=given.compression)
     if given.json:
         rows = [{"image": str(p.image), "top": [list(t) for t in p.top]} for p in found]
         print(json.dumps(rows, ensure_ascii=False))
@@ -230,4 +244,5 @@ def run_status(given: argparse.Namespace) -> None:
     print(f"k {', '.join(map(str, told['ks']))} in {told['precision']}, {told['bytes_per_image']:,} bytes an image")
     for part, counts in told["images"].items():
         print(f"{part}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
-    print(f"{told['classes']} classes; {told['bytes'] / 2**20:,.1f} MiB on disk; {'complete' if told['complete'] else 'not complete'}")
+    state = "complete" if told["complete"] else "not complete"
+    print(f"{told['classes']} classes; {told['bytes'] / 2**20:,.1f} MiB on disk; {state}")

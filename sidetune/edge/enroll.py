@@ -46,10 +46,10 @@ def enroll(
 ) -> Header:
     """Send what `out` does not hold yet; returns the header of the finished file.
 
-    Under `ks`, by default N alone, are the sums of taps to keep. Raises DataError for a folder, or a file begun with
-    other choices, that does not fit, and at the end for images that the service cannot read (`skip_bad` leaves them out);
-    WeightsMismatch for a service other than the file was begun with; NoSpace, before anything is sent, if the disk cannot
-    hold the features.
+    The sums of taps up to each of `ks` are kept, by default up to N alone. Raises DataError for a folder, or a file
+    begun with other choices, that does not fit, and at the end for images that the service cannot read (`skip_bad`
+    leaves them out); WeightsMismatch for a service other than the file was begun with; NoSpace, before anything is
+    sent, if the disk cannot hold the features.
     """
     card = client.card()
     classes, images = read_folder(folder)
@@ -72,8 +72,8 @@ def enroll(
     if refused and not skip_bad:
         more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
         raise DataError(
-            f"{len(refused)} of {len(images)} images could not be read: {', '.join(refused[:5])}{more}; the others are in "
-            f"{out}. Mend them and enrol again, or leave them out with --skip-bad"
+            f"{len(refused)} of {len(images)} images could not be read: {', '.join(refused[:5])}{more}; the others "
+            f"are in {out}. Mend them and enrol again, or leave them out with --skip-bad"
         )
     return header
 

@@ -66,9 +66,14 @@ class Header:
         told: dict[str, Any] = json.loads(data)
         if told.pop("format") != FORMAT:
             raise ValueError(f"this version reads format {FORMAT}")
-        card = ModelCard(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.pop("card").items()})
-        images = tuple(Item(**item) for item in told.pop("images"))
-        return cls(card=card, images=images, **{k: tuple(v) if isinstance(v, list) else v for k, v in told.items()})
+        card: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told["card"].items()}
+        return cls(
+            card=ModelCard(**card),
+            ks=tuple(told["ks"]),
+            precision=told["precision"],
+            classes=tuple(told["classes"]),
+            images=tuple(Item(**item) for item in told["images"]),
+        )
 
 
 def paged(num: int) -> int:
@@ -87,7 +92,9 @@ class Places:
     def of(cls, header: Header, header_bytes: int) -> Places:
         marks = paged(len(MAGIC) + 8 + header_bytes)
         records = marks + paged(4 * (1 + len(header.ks)) * len(header.images))
-        return cls(marks=marks, records=records, end=records + len(header.ks) * len(header.images) * header.record_bytes)
+        return cls(
+            marks=marks, records=records, end=records + len(header.ks) * len(header.images) * header.record_bytes
+        )
 
 
 def create(path: Path, header: Header) -> None:
@@ -171,7 +178,7 @@ class FeatureFile:
         bad = set()
         for column, k in enumerate(self.header.ks):
             for image in np.flatnonzero(self.states == DONE) if k in ks else ():
-                if zlib.crc32(self.record(int(image), k)) != self.checksums[image, column]:
+                if zlib.crc32(self.record(int(image), k).data) != self.checksums[image, column]:
                     bad.add(int(image))
                 self.forget(int(image), k)
         return sorted(bad)

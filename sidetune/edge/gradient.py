@@ -22,7 +22,9 @@ class Gradient:
         for sums in (self.of.flat, self.m, self.s, self.shift):
             sums.fill(0)
 
-    def add(self, x: Array, kept: Kept, dlogits: Array, p: Parameters, m: Products, pool: Array, work: Workspace) -> None:
+    def add(
+        self, x: Array, kept: Kept, dlogits: Array, p: Parameters, m: Products, pool: Array, work: Workspace
+    ) -> None:
         """Add what b images contribute: features (b, n, d) and the loss's gradient by their logits (b, classes)."""
         b, n, d = x.shape
         layers, r = p.shape.layers, p.shape.rank
@@ -43,8 +45,8 @@ class Gradient:
 
     def add_layer(self, i: int, kept: Kept, da: Array, dnorm: Array, m: Products, work: Workspace) -> Array:
         """Go back through layer i: V's gradient overwrites V, earlier layers' a get theirs; returns that of n_i."""
-        b, n, d = len(kept.a), kept.a.shape[1], m.m.shape[2]
-        r = m.m.shape[1] // 4
+        b, (_, rows, d) = len(kept.a), m.m.shape
+        r = rows // 4
         own, v = slice(i * r, (i + 1) * r), kept.v[:, :, i]
         z, products_with_out = v[..., : 3 * r], v[..., 3 * r :]
         here, inverse = kept.a[..., own], inverse_sigma(kept.norms[i], d)

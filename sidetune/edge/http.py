@@ -19,10 +19,12 @@ MAX_REPLY = 256 * 2**20
 class Http:
     """Requests to one server, with the key if there is one."""
 
-    def __init__(self, url: str, *, key: str | None = None, ca_file: Path | None = None, timeout: float = TIMEOUT) -> None:
+    def __init__(
+        self, url: str, *, key: str | None = None, ca_file: Path | None = None, timeout: float = TIMEOUT
+    ) -> None:
         """Raises ValueError for a URL that is not http://HOST[:PORT] or https://..., OSError for a bad `ca_file`.
 
-        `ca_file` holds the certificate to trust, where the server's is not signed by an authority that the system knows.
+        `ca_file` holds the certificate to trust, where no authority that the system knows has signed the server's.
         """
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
@@ -43,9 +45,7 @@ class Http:
             data = response.read(MAX_REPLY + 1)
             if response.length or len(data) > MAX_REPLY:
                 raise Unreachable(f"the answer is cut off or larger than {MAX_REPLY:,} bytes")
-            return Reply(
-                status=response.status, body=data, headers={k.lower(): v for k, v in response.headers.items()}
-            )
+            return Reply(status=response.status, body=data, headers={k.lower(): v for k, v in response.headers.items()})
         except ssl.SSLCertVerificationError as e:
             connection.close()
             raise ValueError(

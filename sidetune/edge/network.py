@@ -3,8 +3,9 @@
     x_{l+1} = x_l + a_l O_l            a_l = softmax(q k^T / sqrt(r)) v  per image,  [q k v] = LN(x_l) W_l
     logits = head(pool(LN(x_L)))       the last norm has no weights
 
-The residual stream is x_l = x_0 + a_0 O_0 + ... + a_{l-1} O_{l-1}, and it is only ever looked at through products. With C the
-projection that takes the mean over channels away, M_l = C [diag(gamma_l) W_l, O_l^T] (d x 4r) and M = [M_0 ... M_{L-1}],
+The residual stream is x_l = x_0 + a_0 O_0 + ... + a_{l-1} O_{l-1}, and it is only ever looked at through products.
+With C the projection that takes the mean over channels away, M_l = C [diag(gamma_l) W_l, O_l^T] (d x 4r) and
+M = [M_0 ... M_{L-1}],
 
     Y = x_0 M                                         the one product with d-wide tokens
     S = O C M                                         (L r x 4 L r), once a batch: how layers see each other
@@ -12,8 +13,9 @@ projection that takes the mean over channels away, M_l = C [diag(gamma_l) W_l, O
     n_l = |C x_l|^2:   n_{l+1} = n_l + a_l . (2 R_l + a_l S_ll)
     [q k v] = s_l z_l + beta_l W_l,                   s_l = (n_l / d + eps)^(-1/2)
 
-The gradient of M is x_0^T times the small gradients of Y, one more such product; C, gamma and beta follow from it. What is
-kept for it are V = [z, R] (4 L r numbers a token), a (L r) and the attention matrices; V's gradient overwrites V.
+The gradient of M is x_0^T times the small gradients of Y, one more such product; those of W, O, gamma and beta follow.
+What is kept for it are V = [z, R] (4 L r numbers a token), a (L r) and the attention matrices; the gradient of V
+overwrites V.
 """
 
 from __future__ import annotations

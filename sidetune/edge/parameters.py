@@ -80,7 +80,9 @@ class Parameters:
         own = {name: t.shape for name, t in self.tensors.items()}
         given = {name: tuple(t.shape) for name, t in tensors.items()}
         if own != given:
-            raise DataError(f"these tensors belong to another network; differing: {sorted(own.items() ^ given.items())[:4]}")
+            raise DataError(
+                f"these tensors belong to another network; differing: {sorted(own.items() ^ given.items())[:4]}"
+            )
         for name, tensor in tensors.items():
             self[name][...] = tensor
 

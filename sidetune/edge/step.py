@@ -19,7 +19,7 @@ MICRO_BATCH = 2
 
 
 def pool_weights(card: ModelCard, kind: str) -> Array:
-    """Each token's weight in the pooled vector, (tokens): the class token's (`token`), or the patches' mean (`mean`)."""
+    """Each token's weight in the pooled vector, (tokens): the class token's, or the patches' mean (kind `mean`)."""
     weights = np.zeros(card.num_tokens, np.float32)
     if kind == "token":
         if not card.num_prefix_tokens:

@@ -1,4 +1,4 @@
-"""Training on a file of features, without a network: epochs over batches, checkpoints, the same numbers for the same seed."""
+"""Training on a file of features, without a network: epochs, checkpoints, the same numbers for the same seed."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from sidetune.train.schedule import learning_rate, num_epochs
 
 CHECKPOINT_SECONDS = 60.0
 FOLLOWED = {
-    "epochs", "batch_size", "lr", "warmup_epochs", "cooldown_epochs", "warmup_lr", "min_lr", "lr_update", "weight_decay",
-    "betas", "micro_batch", "seed",
+    "epochs", "batch_size", "lr", "warmup_epochs", "cooldown_epochs", "warmup_lr", "min_lr", "lr_update",
+    "weight_decay", "betas", "micro_batch", "seed",
 }  # fmt: skip
 """Fields of a recipe that mean something here."""
 
@@ -75,7 +75,8 @@ def fit(
             progress, learner.optimizer.steps = run.load(state_of(learner))
         train(learner, run, progress, checkpoint_seconds, report)
         save(
-            out, Artefact(card=header.card, classes=header.classes, choices=choices, recipe=recipe, parameters=learner.p)
+            out,
+            Artefact(card=header.card, classes=header.classes, choices=choices, recipe=recipe, parameters=learner.p),
         )
         scores = {part: learner.accuracy(file.part(part)) for part in ("val", "test")}
     return Fit(
@@ -154,8 +155,8 @@ def train(
             progress.seconds += time.monotonic() - began
             if not math.isfinite(progress.loss):
                 raise NonFiniteLoss(
-                    f"the loss became {progress.loss} in epoch {progress.epoch + 1}, step {progress.step} of {num_steps} "
-                    f"(learning rate {lr:g}); try a lower --lr"
+                    f"the loss became {progress.loss} in epoch {progress.epoch + 1}, step {progress.step} of "
+                    f"{num_steps} (learning rate {lr:g}); try a lower --lr"
                 )
             if progress.step < num_steps and time.monotonic() - saved > checkpoint_seconds:
                 checkpoint()

@@ -70,9 +70,7 @@ class Local:
             )
             for ask in wanted.asks
         ]
-        body, length = build_response(
-            self.card.name, answers, [True] * len(answers), self.card.fingerprint, wanted.id
-        )
+        body, length = build_response(self.card.name, answers, [True] * len(answers), self.card.fingerprint, wanted.id)
         return Reply(status=200, body=body, headers={HEADER_LENGTH.lower(): str(length)})
 
 

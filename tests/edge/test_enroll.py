@@ -49,9 +49,7 @@ def records(path, ks=(4,)):
     """What the file holds, by path of the image."""
     with FeatureFile(path) as file:
         assert (file.states == DONE).all() and not file.damaged(ks)
-        return {
-            item.path: [file.record(i, k).tobytes() for k in ks] for i, item in enumerate(file.header.images)
-        }
+        return {item.path: [file.record(i, k).tobytes() for k in ks] for i, item in enumerate(file.header.images)}
 
 
 def test_the_folder_is_read_as_pytorch_reads_it(folder, tmp_path):

@@ -1,4 +1,4 @@
-"""Training on the device: PyTorch's numbers, a folder that PyTorch loads, and the same parameters after any power cut."""
+"""Training on the device: PyTorch's numbers, a folder that PyTorch loads, the same parameters after power cuts."""
 
 import json
 import random

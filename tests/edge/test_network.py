@@ -45,7 +45,12 @@ def gradient(p, pool, x, labels, pieces):
     return total.joined(p, m), loss / len(x)
 
 
-CHOICES = [{"rank": 8, "layers": 3}, {"rank": 8, "layers": 2, "pool": "token"}, {"layers": 0}, {"rank": 48, "layers": 1}]
+CHOICES = [
+    {"rank": 8, "layers": 3},
+    {"rank": 8, "layers": 2, "pool": "token"},
+    {"layers": 0},
+    {"rank": 48, "layers": 1},
+]
 
 
 @pytest.mark.parametrize("choices", CHOICES)
