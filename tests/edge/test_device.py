@@ -1,0 +1,175 @@
+"""Service and device as two processes: no PyTorch on the device, restarts of the service, keys, Ctrl-C."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import sidetune
+
+KEY = "a-key-for-the-tests-0123"
+HEAVY = ("torch", "timm", "torchvision", "PIL", "httpx", "typer", "rich", "matplotlib", "accelerate")
+WITHOUT = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\nfrom sidetune.cli.entry import main\nmain()"
+SERVE = "from sidetune.cli.entry import main; main()"
+
+
+def device(*words, status=0):
+    """`sidetune edge ...` in a process in which nothing but NumPy and safetensors exists; its JSON, or what it says."""
+    command = [sys.executable, "-c", WITHOUT, "edge", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return json.loads(done.stdout) if "--json" in words and not status else done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), path)
+    return path
+
+
+@contextmanager
+def service(weights, port=0, *options):
+    """A running service: the process and its address."""
+    command = [sys.executable, "-c", SERVE, "serve", "--backbone", str(weights), "--transform", "vtab"]
+    command += ["--architecture", "vit_tiny_patch16_224", "--precision", "fp32", "--image-size", "64"]
+    command += ["--port", str(port), *map(str, options)]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        said = ""
+        while (found := re.search(r"running on (https?://\S+)", said)) is None:
+            line = running.stderr.readline()
+            assert line, said
+            said += line
+        yield running, found[1]
+    finally:
+        running.kill()
+        running.communicate()
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_enroll_fit_predict_and_back_to_pytorch(weights, folder, tmp_path):
+    keys, key = tmp_path / "keys.toml", tmp_path / "key"
+    keys.write_text(f'[me]\nkey = "{KEY}"\n')
+    key.write_text(KEY + "\n")
+    file, out = tmp_path / "squares.features", tmp_path / "model"
+    with service(weights, 0, "--keys", keys) as (_, url):
+        refused = device("enroll", folder, "--server", url, "--out", file, status=2)
+        assert "refuses the key (401)" in refused and not file.exists()
+        told = device("enroll", folder, "--server", url, "--out", file, "--key-file", key, "--k", "6,12", "--json")
+        assert told["complete"] and told["ks"] == [6, 12]
+        assert device("status", file, "--json") == told
+        fitting = ("fit", file, "--out", out, "--k", "6", "--epochs", 8, "--batch-size", 8, "--rank", 8, "--lr", "1e-2")
+        done = device(*fitting, "--json")
+        assert done["accuracy"]["test"] == 1 and len(done["history"]) == 8
+        assert "--resume" in device(*fitting, status=2)
+        images = sorted((folder / "test").rglob("*.png"))
+        found = device("predict", out, folder / "test", "--server", url, "--key-file", key, "--top", 3, "--json")
+    assert [row["image"] for row in found] == list(map(str, images))
+    model = sidetune.load(out, backbone=str(weights))
+    for row, expected in zip(found, model.predict(images, top=3), strict=True):
+        assert row["top"][0][0] == expected.label
+        assert row["top"][0][1] == pytest.approx(expected.probability, abs=0.05)  # features came in 8 bits
+
+
+def test_a_service_killed_during_an_enrolment_is_waited_for(weights, folder, tmp_path):
+    port, file = free_port(), tmp_path / "f"
+    words = ("enroll", folder, "--server", f"http://127.0.0.1:{port}", "--out", file, "--json", "--in-flight", 2)
+    answers = []
+    with service(weights, port, "--keys", slow_key(tmp_path)) as (running, _):
+        enrolling = threading.Thread(
+            target=lambda: answers.append(device(*words, "--key-file", tmp_path / "key", "--precision", "fp32"))
+        )
+        enrolling.start()
+        while not file.exists() or device("status", file, "--json")["images"]["train"]["there"] < 3:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    assert not answers, "it was killed too late for this test to mean anything"
+    time.sleep(1)
+    with service(weights, port, "--keys", slow_key(tmp_path)):
+        enrolling.join(60)
+    assert answers and answers[0]["complete"]
+    assert sum(counts["there"] for counts in answers[0]["images"].values()) == 48
+
+
+def slow_key(folder):
+    """A key file with a rate at which 48 images take some seconds."""
+    (folder / "key").write_text(KEY)
+    (folder / "keys.toml").write_text(f'[me]\nkey = "{KEY}"\nrate = 3\n')
+    return folder / "keys.toml"
+
+
+@pytest.fixture(scope="module")
+def slow(weights, tmp_path_factory):
+    """Words that name a slow service and the key to it."""
+    folder = tmp_path_factory.mktemp("slow")
+    with service(weights, 0, "--keys", slow_key(folder)) as (_, url):
+        yield "--server", url, "--key-file", folder / "key"
+
+
+def test_a_device_killed_during_an_enrolment_goes_on(slow, folder, tmp_path):
+    file = tmp_path / "f"
+    words = ["enroll", folder, *slow, "--out", file, "--json"]
+    command = [sys.executable, "-c", WITHOUT, "edge", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+        while not file.exists() or not device("status", file, "--json")["images"]["train"]["there"]:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGKILL)
+    before = device("status", file, "--json")
+    assert not before["complete"] and before["images"]["train"]["there"]
+    assert device(*words)["complete"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("status", "nowhere"), "No such file"),
+        (("fit", "nowhere", "--out", "m"), "No such file"),
+        (("fit", "nowhere", "--out", "m", "--epochs", "0"), "epochs must be at least 1"),
+        (("enroll", ".", "--out", "f", "--server", "ftp://x"), "a server is http://HOST:PORT"),
+        (("enroll", ".", "--out", "f", "--server", "x", "--k", "one"), "expected whole numbers"),
+        (("enroll", ".", "--out", "f", "--server", "x", "--in-flight", "0"), "in-flight must be at least 1"),
+        (("predict", "m", "i.png", "--server", "x", "--top", "0"), "top must be at least 1"),
+        ((), "required"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_traceback(words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in device(*words, status=2)
+
+
+def test_an_address_where_nobody_answers_is_given_up(folder, tmp_path):
+    url = f"http://127.0.0.1:{free_port()}"
+    said = device("enroll", folder, "--server", url, "--out", tmp_path / "f", "--patience", "0.5", status=2)
+    assert "has not answered" in said and "refused" in said
+
+
+def test_ctrl_c_stops_at_once_and_says_how_to_go_on(slow, folder, tmp_path):
+    words = ["enroll", folder, *slow, "--out", tmp_path / "f"]
+    command = [sys.executable, "-c", WITHOUT, "edge", *map(str, words)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        while not (tmp_path / "f").exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        running.send_signal(signal.SIGINT)
+        said = running.stderr.read()
+        assert running.wait(5) == 130
+    assert "the same command goes on" in said and "Traceback" not in said
