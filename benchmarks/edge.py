@@ -67,7 +67,7 @@ from sidetune.train.recipe import Recipe
 file = FeatureFile(Path(sys.argv[1]))
 card, batch, classes = file.header.card, int(sys.argv[2]), int(sys.argv[3])
 p = start(Shape(width=card.width, num_classes=classes), 0)
-learner = Learner(file, card.num_blocks, p, pool_weights(card, "mean"), Recipe())
+learner = Learner(file, card.num_blocks, p, pool_weights(card, "mean"), Recipe(), threads=int(sys.argv[4]))
 def step(number):
     images = (np.arange(batch) + number * batch) % len(file.header.images)
     learner.update(images, 1e-3)
@@ -150,7 +150,7 @@ def peak_mib(threads: int, *words: object) -> float:
 
 
 def environment(threads: int) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
+    return {**os.environ, "OMP_NUM_THREADS": str(threads)}
 
 
 def memory(folder: Path, file: Path, threads: int) -> dict[str, float]:
@@ -180,7 +180,7 @@ def race(file: Path, threads: int, steps: int) -> dict[str, object]:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=environment(threads),
+            env=environment(threads) | ({"OPENBLAS_NUM_THREADS": "1"} if name == "ours" else {}),
         )
         for name, code in {"ours": OURS, "pytorch": THEIRS}.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -86,6 +87,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     fit.add_argument("--layers", type=int, default=4)
     fit.add_argument("--pool", default="mean", help="mean (of the patches, the default) or token (the class token)")
     fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument("--threads", type=int, metavar="N", help="cores to use; all (4 at most), or OMP_NUM_THREADS")
     fit.add_argument(
         "--checkpoint-seconds", type=float, default=60, metavar="S", help="how much work a power cut may cost"
     )
@@ -176,6 +178,8 @@ def run_enroll(given: argparse.Namespace) -> None:
 
 
 def run_fit(given: argparse.Namespace) -> None:
+    threads = given.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or min(os.cpu_count() or 1, 4)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported; a batch is shared out as a whole
     from sidetune.edge.artefact import Choices
     from sidetune.edge.trainer import fit
     from sidetune.train.recipe import Recipe
@@ -201,6 +205,7 @@ def run_fit(given: argparse.Namespace) -> None:
         resume=given.resume,
         overwrite=given.overwrite,
         checkpoint_seconds=given.checkpoint_seconds,
+        threads=threads,
         report=report,
     )
     if given.json:

@@ -13,14 +13,24 @@ class Gradient:
 
     def __init__(self, p: Parameters) -> None:
         layers, r, d = p.shape.layers, p.shape.rank, p.shape.width
-        self.of = Parameters(p.shape)
         self.m = np.zeros((layers, 4 * r, d), np.float32)
         self.s = np.zeros((layers * r, layers, 4 * r), np.float32)
         self.shift = np.zeros((layers, 3 * r), np.float32)
+        self.head = np.zeros((p.shape.num_classes, d), np.float32)
+        self.bias = np.zeros(p.shape.num_classes, np.float32)
+
+    @property
+    def sums(self) -> tuple[Array, ...]:
+        return self.m, self.s, self.shift, self.head, self.bias
 
     def clear(self) -> None:
-        for sums in (self.of.flat, self.m, self.s, self.shift):
-            sums.fill(0)
+        for own in self.sums:
+            own.fill(0)
+
+    def take(self, other: Gradient) -> None:
+        """Add the sums over other pieces of the same batch."""
+        for own, more in zip(self.sums, other.sums, strict=True):
+            own += more
 
     def add(
         self, x: Array, kept: Kept, dlogits: Array, p: Parameters, m: Products, pool: Array, work: Workspace
@@ -29,8 +39,8 @@ class Gradient:
         b, n, d = x.shape
         layers, r = p.shape.layers, p.shape.rank
         a = kept.a
-        self.of["head.weight"][...] += dlogits.T @ kept.pooled
-        self.of["head.bias"][...] += dlogits.sum(axis=0)
+        self.head += dlogits.T @ kept.pooled
+        self.bias += dlogits.sum(axis=0)
         dpooled = dlogits @ p["head.weight"]
         dpooled -= dpooled.mean(axis=1, keepdims=True)
         by_a = dpooled @ m.outs.T
@@ -65,8 +75,8 @@ class Gradient:
             self.s[: i * r, i] += flat(before).T @ flat(v)
         return dnorm
 
-    def joined(self, p: Parameters, m: Products) -> Parameters:
-        """The gradient of the parameters. Ends the sums: `clear` before the next batch."""
+    def joined(self, p: Parameters, m: Products, out: Parameters) -> Parameters:
+        """The gradient of the parameters, in `out`. Ends the sums: `clear` before the next batch."""
         layers, r, d = p.shape.layers, p.shape.rank, p.shape.width
         s = self.s.reshape(layers * r, layers * 4 * r)
         self.m += (s.T @ m.outs).reshape(self.m.shape)
@@ -74,7 +84,7 @@ class Gradient:
         self.m -= self.m.mean(axis=2, keepdims=True)
         for i in range(layers):
             gamma, beta, w_qkv, _ = p.layer(i)
-            dgamma, dbeta, dw_qkv, dw_out = self.of.layer(i)
+            dgamma, dbeta, dw_qkv, dw_out = out.layer(i)
             dw = self.m[i, : 3 * r]
             dw *= m.scale
             dshift = self.shift[i][:, None] * m.scale
@@ -82,7 +92,8 @@ class Gradient:
             dbeta[...] = (dshift * w_qkv).sum(axis=0)
             dw_qkv[...] = dw * gamma + dshift * beta
             dw_out[...] = self.m[i, 3 * r :].T
-        return self.of
+        out["head.weight"][...], out["head.bias"][...] = self.head, self.bias
+        return out
 
 
 def flat(t: Array) -> Array:

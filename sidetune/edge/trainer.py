@@ -48,10 +48,11 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    threads: int = 1,
     report: Callable[[Epoch, int], None] = lambda epoch, total: None,
 ) -> Fit:
     """Train on the file's `train` images and write the model to `out`; a run that was stopped, even by a loss of power,
-    ends with the same parameters if it goes on with `resume`.
+    ends with the same parameters if it goes on with `resume`. `threads` share a batch, up to 4; see `Learner`.
 
     Raises DataError for a file that is not complete, or damaged, ValueError for a k that it does not hold, RunExists,
     NoSpace, and NonFiniteLoss if the loss becomes NaN or infinite.
@@ -69,7 +70,7 @@ def fit(
             width=header.card.width, num_classes=len(header.classes), rank=choices.rank, layers=choices.layers
         )
         pool = pool_weights(header.card, choices.pool)
-        learner = Learner(file, choices.k, start(shape, recipe.seed), pool, recipe)
+        learner = Learner(file, choices.k, start(shape, recipe.seed), pool, recipe, threads=threads)
         run, progress = Run(out), Progress()
         if run.start(request_of(file, choices, recipe), resume=resume, overwrite=overwrite):
             progress, learner.optimizer.steps = run.load(state_of(learner))

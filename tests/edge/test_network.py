@@ -42,7 +42,7 @@ def gradient(p, pool, x, labels, pieces):
         piece_loss, dlogits = cross_entropy(logits, labels[part], len(x))
         loss += piece_loss
         total.add(x[part], kept, dlogits, p, m, pool, work)
-    return total.joined(p, m), loss / len(x)
+    return total.joined(p, m, Parameters(p.shape)), loss / len(x)
 
 
 CHOICES = [
