@@ -1,4 +1,4 @@
-"""The whole adapted model as an ONNX graph, compared with the original before it counts."""
+"""An adapted model, or its edge half alone, as an ONNX graph; compared with the original before it counts."""
 
 from __future__ import annotations
 
@@ -8,19 +8,36 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from sidetune.atomic import replacing
 from sidetune.errors import MissingExtra
+from sidetune.features import Features, from_named
 from sidetune.model import AdaptedModel
 
 TOLERANCE = 1e-4
 
 
-def export_onnx(model: AdaptedModel, path: str | Path) -> float:
+class EdgeHalf(nn.Module):
+    """Features as they cross the wire, (batch, token, channel), -> logits."""
+
+    def __init__(self, model: AdaptedModel, tap: str, shape: torch.Size) -> None:
+        super().__init__()
+        self.suffix, self.head, self.tap, self.shape = model.suffix, model.head, tap, shape
+
+    def forward(self, features: Tensor) -> Tensor:
+        z = features.unflatten(1, self.shape[:-1])
+        return self.head(self.suffix(from_named([(self.tap, z.movedim(-1, 1) if self.suffix.channels_first else z)])))
+
+
+def export_onnx(model: AdaptedModel, path: str | Path, *, edge: bool = False) -> float:
     """Write `model` with a free batch axis: input `images` (batch, 3, height, width), normalised; output `logits`.
 
-    Returns the largest difference between onnxruntime's logits and the model's on random images; raises
-    ArithmeticError, and writes nothing, if that is not below 1e-4. Raises MissingExtra without the extra `export`.
+    With `edge`, write what a device runs instead: input `features` (batch, token, channel), as a feature service sends
+    them and decoded to float32. Raises ValueError for a method whose frozen half gives anything but one such matrix.
+
+    Returns the largest difference between onnxruntime's logits and the model's on random input; raises ArithmeticError,
+    and writes nothing, if that is not below 1e-4. Raises MissingExtra without the extra `export`.
     """
     try:
         import onnxruntime
@@ -28,16 +45,21 @@ def export_onnx(model: AdaptedModel, path: str | Path) -> float:
     except ImportError as e:
         raise MissingExtra("exporting to ONNX", "export") from e
     model = model.cpu().eval()
-    images = torch.randn(2, 3, *model.card.image_size, generator=torch.Generator().manual_seed(0))
+    given = torch.randn(2, 3, *model.card.image_size, generator=torch.Generator().manual_seed(0))
+    graph: nn.Module = model
+    name = "images"
+    if edge:
+        graph, given = edge_half(model, given)
+        name = "features"
     with replacing(Path(path)) as beside:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporter's remarks about its own insides
             logging.getLogger("torch.onnx").setLevel(logging.ERROR)
             program = torch.onnx.export(
-                model,
-                (images,),
+                graph,
+                (given,),
                 dynamo=True,
-                input_names=["images"],
+                input_names=[name],
                 output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
@@ -45,9 +67,24 @@ def export_onnx(model: AdaptedModel, path: str | Path) -> float:
         assert program is not None
         program.save(str(beside))
         session = onnxruntime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
-        (found,) = session.run(None, {"images": images[:1].numpy()})
+        (found,) = session.run(None, {name: given[:1].numpy()})
         with torch.no_grad():
-            difference = float(np.abs(found - model(images[:1]).numpy()).max())
+            difference = float(np.abs(found - graph(given[:1]).numpy()).max())
         if not difference < TOLERANCE:
             raise ArithmeticError(f"the exported graph's logits differ by {difference:.1e}, more than {TOLERANCE:.0e}")
     return difference
+
+
+def edge_half(model: AdaptedModel, images: Tensor) -> tuple[EdgeHalf, Tensor]:
+    """The edge half, and features of these images for it."""
+    taps = sorted(model.need.names())
+    if model.frozen_depth < model.num_blocks or len(taps) != 1 or taps[0].startswith("pooled"):
+        raise ValueError(
+            f"{type(model.method).__name__} has no edge half that goes on from one matrix of tokens; MIST has"
+        )
+    with torch.no_grad():
+        features = model.features(images)
+    assert isinstance(features, Features)
+    (z,) = features.tensors()
+    z = z.movedim(1, -1) if model.suffix.channels_first else z
+    return EdgeHalf(model, taps[0], z.shape[1:]), z.flatten(1, -2)

@@ -125,14 +125,15 @@ def predict_command(
 def export_command(
     model: Model,
     out: Annotated[Path, typer.Argument(help="The file to write, NAME.onnx.")],
+    edge: Annotated[bool, typer.Option("--edge", help="Only what a device runs: features in (MIST).")] = False,
     backbone: BackboneFile = None,
     force: Force = False,
     as_json: JSON = False,
 ) -> None:
-    """Write the whole adapted model as an ONNX graph, checked against the original."""
+    """Write the adapted model, or its edge half, as an ONNX graph, checked against the original."""
     from sidetune.export import export_onnx
 
-    difference = export_onnx(open_model(model, backbone, force), out)
+    difference = export_onnx(open_model(model, backbone, force), out, edge=edge)
     if as_json:
         print(json.dumps({"file": str(out), "bytes": out.stat().st_size, "largest_difference": difference}))
         return
