@@ -9,8 +9,11 @@ def main() -> None:
     if sys.argv[1:2] == ["edge"]:
         from sidetune.edge.cli import main as device
 
-        device(sys.argv[2:])
-    else:
+        return device(sys.argv[2:])
+    try:
         from sidetune.cli.main import main as verbs
-
-        verbs()
+    except ModuleNotFoundError as e:
+        if e.name not in ("typer", "rich"):
+            raise
+        sys.exit(f"error: only `sidetune edge` works here, {e.name} is not installed; pip install sidetune")
+    verbs()

@@ -74,12 +74,13 @@ def fit(
         run, progress = Run(out), Progress()
         if run.start(request_of(file, choices, recipe), resume=resume, overwrite=overwrite):
             progress, learner.optimizer.steps = run.load(state_of(learner))
-        train(learner, run, progress, checkpoint_seconds, report)
+        with learner.threads:
+            train(learner, run, progress, checkpoint_seconds, report)
+            scores = {part: learner.accuracy(file.part(part)) for part in ("val", "test")}
         save(
             out,
             Artefact(card=header.card, classes=header.classes, choices=choices, recipe=recipe, parameters=learner.p),
         )
-        scores = {part: learner.accuracy(file.part(part)) for part in ("val", "test")}
     return Fit(
         history=tuple(progress.history),
         accuracy={part: score for part, score in scores.items() if score is not None},
