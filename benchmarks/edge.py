@@ -169,6 +169,7 @@ def memory(folder: Path, file: Path, threads: int) -> dict[str, float]:
         "enroll": peak_mib(threads, "enroll", folder / "images", "--server", url, "--out", enrolled),
     }
     server.shutdown()
+    server.server_close()
     return peaks
 
 

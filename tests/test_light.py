@@ -42,3 +42,12 @@ def test_unknown_names_are_attribute_errors_and_known_ones_are_listed():
     assert set(sidetune.__all__) <= set(dir(sidetune))
     assert all(getattr(sidetune, name) is not None for name in sidetune.__all__)
     assert sorted(sidetune.__all__) == sorted(n for names in sidetune.HOMES.values() for n in names)
+
+
+def test_the_device_imports_numpy_safetensors_and_the_standard_library():
+    names = ("cli", "client", "enroll", "http", "predict", "status", "trainer")
+    imports = "".join(f"import sidetune.edge.{name}\n" for name in names)
+    foreign = "{m.partition('.')[0] for m in sys.modules} - set(sys.stdlib_module_names)"
+    code = f"import sys\nbefore = {foreign}\n{imports}print(sorted({foreign} - before))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert eval(done.stdout) == ["numpy", "safetensors", "sidetune"], done.stderr

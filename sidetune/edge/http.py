@@ -42,6 +42,8 @@ class Http:
                 "GET" if body is None else "POST", self.prefix + path, body, {**self.headers, **(headers or {})}
             )
             response = connection.getresponse()
+            if response.length is None and not response.chunked:
+                raise Unreachable("the answer does not say how long it is, so that its end could be missing")
             data = response.read(MAX_REPLY + 1)
             if response.length or len(data) > MAX_REPLY:
                 raise Unreachable(f"the answer is cut off or larger than {MAX_REPLY:,} bytes")
