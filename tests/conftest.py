@@ -4,6 +4,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+pytest_plugins = ["services"]
+
 from jaxtyping import install_import_hook
 
 with install_import_hook(["sidetune.tasks", "sidetune.backbones.prefix", "sidetune.model"], "beartype.beartype"):
