@@ -17,6 +17,7 @@ from sidetune.train.recipe import Recipe
 from sidetune.wire.metadata import ModelCard
 
 LANES = 4
+"""Parts of a batch that threads may share; more use more memory for sums."""
 QUIET = np.errstate(all="ignore")
 """What overflows shows in the loss, which is looked at."""
 MICRO_BATCH = 2
