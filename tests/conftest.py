@@ -4,8 +4,6 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-pytest_plugins = ["services"]
-
 from jaxtyping import install_import_hook
 
 with install_import_hook(["sidetune.tasks", "sidetune.backbones.prefix", "sidetune.model"], "beartype.beartype"):
@@ -19,6 +17,8 @@ from PIL import Image
 
 from sidetune.backbones import Backbone, open_backbone
 from sidetune.data import Samples
+
+pytest_plugins = ["services"]
 
 torch.set_num_threads(1)  # `make test` runs two workers
 
