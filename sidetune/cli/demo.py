@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,9 @@ from sidetune.cli.options import JSON, Overwrite
 
 BACKBONE = "vit_small_patch14_dinov2.saliency"
 METHODS = ("linear", "lora", "full", "dtl+")
+EPOCHS = 6
+TAPS = {"fashion-1k": 10, "sprites-location": 6}
+"""How many taps MIST sums, as validation images had it."""
 
 
 def demo_command(
@@ -21,9 +25,13 @@ def demo_command(
     overwrite: Overwrite = False,
     as_json: JSON = False,
 ) -> None:
-    """Compare linear probe, LoRA, full fine-tuning and DTL+ on Fashion-1k and sprite location."""
+    """Compare linear probe, LoRA, full fine-tuning, DTL+ and MIST on Fashion-1k and sprite location.
+
+    MIST is trained as it is meant to be: the backbone in a service, the training in a process without PyTorch.
+    """
     from sidetune.backbones import open_backbone
     from sidetune.cli.compare import fresh, show
+    from sidetune.cli.pair import DEVICE, train_on_device
     from sidetune.cli.progress import ERR, progress
     from sidetune.data import read_data
     from sidetune.measure.compare import compare
@@ -43,13 +51,25 @@ def demo_command(
                 splits,
                 backbone,
                 {name: find_method(name) for name in METHODS},
-                recipe=Recipe(epochs=6, lr_update="step"),
+                recipe=Recipe(epochs=EPOCHS, lr_update="step"),
                 epochs={"full": 2},
                 transform="vtab",
                 out=out / "adapters" / name,
                 report=report,
             )
-            results.append((comparison, models, splits.parts()["test"]))
+            ERR.print("mist: a service and a device, as two processes")
+            with tempfile.TemporaryDirectory() as work:
+                row, model = train_on_device(
+                    splits,
+                    backbone,
+                    k=TAPS[name],
+                    epochs=2 * EPOCHS,
+                    precision="int8",
+                    work=Path(work),
+                    out=out / "adapters" / name / "mist",
+                )
+            comparison = replace(comparison, rows=(*comparison.rows, row))
+            results.append((comparison, {**models, DEVICE: model}, splits.parts()["test"]))
         write_report(out, results)
     if as_json:
         print(json.dumps([asdict(comparison) for comparison, _, _ in results]))

@@ -210,11 +210,23 @@ def run_fit(given: argparse.Namespace) -> None:
     )
     if given.json:
         result = {"out": str(given.out), "accuracy": done.accuracy, "num_parameters": done.num_parameters}
+        result["peak_bytes"] = peak_bytes()
         print(json.dumps({**result, "history": [asdict(e) for e in done.history]}))
         return
     for part, accuracy in done.accuracy.items():
         print(f"{part} accuracy {100 * accuracy:.2f} %")
+    if peak := peak_bytes():
+        print(f"{peak / 2**20:.0f} MiB of memory at most, Python included")
     print(f"model in {given.out}; try: sidetune edge predict {given.out} IMAGE --server URL")
+
+
+def peak_bytes() -> int | None:
+    """The largest resident set of this process so far; None where the system does not say (it is not Linux)."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)
 
 
 def run_predict(given: argparse.Namespace) -> None:

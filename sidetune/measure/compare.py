@@ -43,7 +43,9 @@ class Row:
     parameters: Parameters
     frozen_depth: int
     peak_bytes: int
-    """Of a training step with the frozen half on the fly."""
+    """Of a training step with the frozen half on the fly; of the trainer's process where `whole_process`."""
+    whole_process: bool = False
+    """Trained in a process of its own, whose largest resident set is told, Python included."""
     seconds_per_epoch: float
     """Median over epochs and seeds; from features in memory where `features_kept`."""
     features_kept: bool

@@ -24,8 +24,8 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{100 * row.accuracy:.1f} %{spread}",
         f"{row.parameters.trainable:,}",
         str(row.frozen_depth),
-        f"{row.peak_bytes / 2**20:,.0f} MiB",
-        f"{seconds}{' *' if row.features_kept else ''}",
+        f"{row.peak_bytes / 2**20:,.0f} MiB{' †' if row.whole_process else ''}",
+        f"{seconds}{' *' if row.features_kept and not row.whole_process else ''}",
     )
 
 
@@ -34,6 +34,8 @@ def footnote(c: Comparison) -> str:
     text = f"Accuracy on {scored}; parameters without the head; memory of a whole training step."
     if any(row.features_kept for row in c.rows):
         text += f" * from kept features, which took {c.shared_features_seconds:.1f} s once for all methods."
+    if any(row.whole_process for row in c.rows):
+        text += " † of the device's whole process, Python included; the backbone runs in a service."
     return text
 
 
