@@ -76,10 +76,10 @@ def demo() -> str:
         ]
         for row in c.rows:
             star = " *" if row.features_kept and not row.whole_process else ""
-            dagger = " †" if row.whole_process else ""
+            memory = f"{row.peak_bytes / 2**20:,.0f} MiB{' †' if row.whole_process else ''}"
             lines.append(
                 f"| `{row.method}` | {100 * row.accuracy:.1f} % | {row.parameters.trainable:,} "
-                f"| {row.peak_bytes / 2**20:,.0f} MiB{dagger} | {row.seconds_per_epoch:.2f}{star} | {len(row.histories[0])} |"
+                f"| {memory} | {row.seconds_per_epoch:.2f}{star} | {len(row.histories[0])} |"
             )
         text += "\n".join(
             [f"**{heading(c)}**", "", *lines, "", f"{footnote(c)} {about['cpu']}, commit {about['commit']}.", "", ""]
