@@ -46,6 +46,12 @@ class Products:
     """1 / sqrt(r) for q, 1 for k and v, (3r, 1)."""
 
 
+def mean_of_taps(x: Array, k: int) -> Array:
+    """The sum of taps z_0 .. z_k, in place, as the network takes it: divided by their number."""
+    x *= np.float32(1 / (k + 1))
+    return x
+
+
 def products(p: Parameters) -> Products:
     layers, r, d = p.shape.layers, p.shape.rank, p.shape.width
     scale = np.ones((3 * r, 1), np.float32)
@@ -98,7 +104,7 @@ class Kept:
 
 
 def forward(x: Array, p: Parameters, m: Products, pool: Array, work: Workspace) -> tuple[Array, Kept]:
-    """Features (b, n, d) -> logits (b, classes). `pool` (n) holds each token's weight in the pooled vector.
+    """Means of taps (b, n, d) -> logits (b, classes). `pool` (n) holds each token's weight in the pooled vector.
 
     What is kept lies in `work`, until the next pass.
     """

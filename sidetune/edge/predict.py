@@ -10,7 +10,7 @@ import numpy as np
 
 from sidetune.edge.artefact import Artefact
 from sidetune.edge.client import Client
-from sidetune.edge.network import Workspace, forward, products
+from sidetune.edge.network import Workspace, forward, mean_of_taps, products
 from sidetune.edge.parameters import Array
 from sidetune.edge.step import pool_weights
 from sidetune.errors import DataError
@@ -42,7 +42,9 @@ class Predictor:
 
     def logits(self, features: Array) -> Array:
         """Features (tokens, channels) -> (classes)."""
-        return forward(features[None], self.artefact.parameters, self.products, self.pool, self.work)[0][0]
+        return forward(
+            mean_of_taps(features.copy(), self.k)[None], self.artefact.parameters, self.products, self.pool, self.work
+        )[0][0]
 
     def label(self, features: Array, top: int) -> tuple[tuple[str, float], ...]:
         logits = self.logits(features)

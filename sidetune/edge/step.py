@@ -11,7 +11,7 @@ import numpy as np
 from sidetune.edge.adamw import AdamW
 from sidetune.edge.features import FeatureFile
 from sidetune.edge.gradient import Gradient, cross_entropy
-from sidetune.edge.network import Workspace, forward, products
+from sidetune.edge.network import Workspace, forward, mean_of_taps, products
 from sidetune.edge.parameters import Array, Parameters
 from sidetune.train.recipe import Recipe
 from sidetune.wire.metadata import ModelCard
@@ -64,7 +64,8 @@ class Learner:
             space = self.spaces.get()
             try:
                 return sum(
-                    work(lane, piece, self.file.batch(piece, self.k, space.x), space) for piece in pieces[lane::LANES]
+                    work(lane, piece, mean_of_taps(self.file.batch(piece, self.k, space.x), self.k), space)
+                    for piece in pieces[lane::LANES]
                 )
             finally:
                 self.spaces.put(space)

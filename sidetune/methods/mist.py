@@ -1,9 +1,11 @@
 """MIST (Tang et al., CVPR 2025): a tiny attention network on the sum of a backbone's taps.
 
     f(k) = z_0 + z_1 + ... + z_k                                   gather: one tensor in place of k + 1
+    x = f(k) / (k + 1)
     x <- x + softmax(q k^T / sqrt(r)) v W_o,  [q k v] = LN(x) W    LAE: attention r wide, L layers of it
     logits = head(pool(norm(x)))
 
+Norms do not see how large a sum is, but the updates that are added to it do: beside a mean of taps they count sooner.
 Nothing is written back, so that all blocks stay frozen: the backbone may run on another machine. The last norm has no
 weights of its own; the head holds them.
 """
@@ -83,15 +85,15 @@ BLOCKS: dict[str, Callable[[int, int, Layout], nn.Module]] = {
 
 
 class EdgeNetwork(SideNetwork):
-    """Layers in a row on what was gathered; it writes after the last block."""
+    """Layers in a row on the mean of the taps that were gathered; it writes after the last block."""
 
-    def __init__(self, layers: list[nn.Module], num_blocks: int, layout: Layout) -> None:
+    def __init__(self, layers: list[nn.Module], num_taps: int, num_blocks: int, layout: Layout) -> None:
         super().__init__()
-        self.layers, self.layout = nn.ModuleList(layers), layout
+        self.layers, self.num_taps, self.layout = nn.ModuleList(layers), num_taps, layout
         self.writes = (num_blocks,) if layers else ()
 
     def write(self, block: int, z: Tensor, state: Any) -> Tensor:
-        x = self.layout.to_side(z)
+        x = self.layout.to_side(z) / self.num_taps
         for layer in self.layers:
             x = layer(x.flatten(1, -2)).view_as(x) if isinstance(layer, LowRankAttention) else layer(x)
         return self.layout.from_side(x)
@@ -158,7 +160,7 @@ class MIST(Method):
             raise ValueError("this backbone has no class token; use pool=mean")
         layers = [BLOCKS[self.block](width, self.rank, layout) for _ in range(self.layers)]
         return Adaptation(
-            side=EdgeNetwork(layers, num_blocks, layout),
+            side=EdgeNetwork(layers, k + 1 if self.gather else 1, num_blocks, layout),
             gather=k if self.gather else None,
             pool=NormPool(layout, width, self.pool),
         )
