@@ -10,6 +10,7 @@ from sidetune.backbones import Backbone
 from sidetune.errors import unknown
 from sidetune.methods import Method
 from sidetune.methods.dtl import DTL, Fusion
+from sidetune.methods.dtlv2 import DTLv2
 from sidetune.methods.linear import Linear
 from sidetune.methods.mist import MIST, Block
 
@@ -43,6 +44,17 @@ def dtl_first_write(backbone: Backbone) -> Variants:
     return {str(m): replace(PLUS, first_write=m) for m in values}
 
 
+def dtlv2_sharing(_: Backbone) -> Variants:
+    """Journal: one G for each write, one a stage, or one a stage that is scaled and shifted (L-Share)."""
+    return {kind: DTLv2(share=kind) for kind in ("apart", "direct", "linear")}
+
+
+def dtlv2_connection(_: Backbone) -> Variants:
+    """Journal, table of stage connections; for staged networks."""
+    kinds = {kind: DTLv2(connection=kind) for kind in ("reset", "backbone", "learned", "full")}
+    return {**kinds, **{f"grouped, {size}": DTLv2(connection="grouped", group_size=size) for size in (8, 4, 2, 1)}}
+
+
 def mist_components(_: Backbone) -> Variants:
     """MIST, table 3."""
     return {
@@ -68,6 +80,8 @@ STUDIES: dict[str, Callable[[Backbone], Variants]] = {
     "dtl-fusion": dtl_fusion,
     "dtl-rank": dtl_rank,
     "dtl-first-write": dtl_first_write,
+    "dtlv2-sharing": dtlv2_sharing,
+    "dtlv2-connection": dtlv2_connection,
     "mist-components": mist_components,
     "mist-blocks": mist_blocks,
     "mist-k": mist_k,
