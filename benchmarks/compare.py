@@ -1,0 +1,85 @@
+"""All methods on the demo tasks: a learning rate for each from validation images, then several seeds, side by side.
+
+DINOv2 ViT-S/14 (saliency-tuned). Rates are tried on 800 training and 200 validation images by successive halving; the
+runs themselves have all 1,000 and are scored on test images, which choose nothing. A method that fails is an error.
+
+    python benchmarks/compare.py [--pixels 56] [--epochs 6] [--seeds 3] [--methods linear,dtl+,...]
+        # writes benchmarks/results/all/results-DATA.json, comparison.md and accuracy-memory.png
+"""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+import sidetune
+from sidetune.cli.search import FACTORS
+from sidetune.data import read_data
+from sidetune.measure.compare import compare
+from sidetune.measure.plots import plot_accuracy_memory
+from sidetune.measure.report import markdown
+from sidetune.methods import METHODS
+from sidetune.train.begin import begin
+from sidetune.train.kept import share_features
+from sidetune.train.loop import Silent
+from sidetune.train.prepare import prepare
+from sidetune.train.search import search
+
+RESULTS = Path(__file__).parent / "results" / "all"
+BACKBONE = "vit_small_patch14_dinov2.saliency"
+SAME = ("dtlv1",)
+"""Other names of what is listed."""
+
+
+class Quiet(Silent):
+    def method(self, name: str, seed: int) -> None:
+        print(f"  {name}, seed {seed}", flush=True)
+
+    def trial(self, trial: object) -> None:
+        pass
+
+
+def best_rate(name: str, method: sidetune.Method, data: str, backbone: sidetune.Backbone, recipe: sidetune.Recipe):
+    """The method with the learning rate that validation images prefer."""
+    splits = read_data(data, tune=True)
+    ready = prepare(method, backbone, splits.train, transform="vtab", seed=0)
+
+    def make(_: object) -> sidetune.AdaptedModel:
+        model = sidetune.adapt(backbone, ready, classes=splits.train.classes, transform="vtab")
+        begin(model, splits.train, 0)
+        return model
+
+    parts = {"train": splits.train, "val": splits.val}
+    shared = {**parts, **share_features(parts, backbone, [make(None)], recipe, lambda *_: None)}
+    choices = [{"lr": method.lr * factor} for factor in FACTORS]
+    best, _ = search(make, choices, shared["train"], shared["val"], recipe, Quiet())
+    print(f"  {name}: lr {best['lr']:g}", flush=True)
+    return dataclasses.replace(method, lr=best["lr"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pixels", type=int, default=56)
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data", default="sprites-location,fashion-1k")
+    parser.add_argument("--methods", default=",".join(m for m in METHODS if m not in SAME))
+    options = parser.parse_args()
+    backbone = sidetune.open_backbone(BACKBONE, image_size=options.pixels)
+    recipe = sidetune.Recipe(epochs=options.epochs, lr_update="step")
+    comparisons = []
+    RESULTS.mkdir(exist_ok=True)
+    for data in options.data.split(","):
+        print(data, flush=True)
+        methods = {n: best_rate(n, METHODS[n], data, backbone, recipe) for n in options.methods.split(",")}
+        seeds = range(options.seeds)
+        done, _ = compare(
+            read_data(data), backbone, methods, recipe=recipe, seeds=seeds, transform="vtab", report=Quiet()
+        )
+        done.save(RESULTS / f"results-{data}.json")
+        comparisons.append(done)
+    plot_accuracy_memory(comparisons, RESULTS / "accuracy-memory.png")
+    (RESULTS / "comparison.md").write_text("\n".join(map(markdown, comparisons)))
+
+
+if __name__ == "__main__":
+    main()
