@@ -209,7 +209,7 @@ def compare(
 def peak_of(model: AdaptedModel, samples: Samples, recipe: Recipe) -> int:
     """Peak memory of a training step on the first images."""
     device = Accelerator(mixed_precision="no").device
-    model.hold(TYPES[resolve(recipe.precision, device)], device)
+    model.hold(TYPES[resolve(recipe.precision, device)], device, weights=recipe.weights)
     prepare = model.transform.evaluation()
     first = range(min(recipe.batch_size, len(samples)))
     images = torch.stack([prepare(samples.image(i)) for i in first]).to(device)

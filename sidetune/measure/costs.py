@@ -54,7 +54,7 @@ def cost(
     planned = plan(model, recipe)
     flying, kept, speeds = None, None, {}
     if timed:
-        model.hold(TYPES[resolve(recipe.precision, device)], device)
+        model.hold(TYPES[resolve(recipe.precision, device)], device, weights=recipe.weights)
         flying, kept = step_seconds(model, recipe)
         speeds = {batch: images_per_second(model, batch) for batch in BATCHES}
     return Cost(

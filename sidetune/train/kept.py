@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sidetune.backbones import Backbone
+from sidetune.backbones.eight_bit import hold_in_eight_bits
 from sidetune.backbones.prefix import Prefix
 from sidetune.data import ImageDataset, Samples
 from sidetune.features import Features, Need
@@ -118,9 +119,11 @@ def fill_store(
         )
     views = recipe.views if isinstance(images, Views) else 0
     # views are made by the training transform, everything else by the one for evaluation
-    preprocessing = {**asdict(model.transform), "views": bool(views)}
+    preprocessing: dict[str, object] = {**asdict(model.transform), "views": bool(views)}
     if not views and repr(data.transform) != repr(model.transform.evaluation()):
         preprocessing["part"] = "train"  # a few presets prepare training images otherwise, though not at random
+    if recipe.weights != "same":
+        preprocessing["weights"] = recipe.weights  # rounded weights make other features
     origin = Origin(
         weights=model.card.digest,
         image_size=model.card.image_size,
@@ -184,5 +187,7 @@ def together(
     need = reduce(or_, (model.need for model in models if model.prefix is not None), Need())
     device = Accelerator(mixed_precision="no").device
     prefix = Prefix(backbone, need)
+    if recipe.weights == "int8":
+        hold_in_eight_bits(prefix)
     prefix.hold(device, TYPES[resolve(recipe.precision, device)])
     return need, lambda images: prefix(images.to(device), need)

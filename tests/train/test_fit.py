@@ -20,6 +20,7 @@ from sidetune.data import Samples
 from sidetune.errors import DataError, Interrupted, NonFiniteLoss, NoSpace, RunExists
 from sidetune.methods import METHODS
 from sidetune.train import checkpoint
+from sidetune.train.kept import together
 from sidetune.train.loop import Silent
 from sidetune.train.optimizer import make_optimizer
 from sidetune.train.recipe import Recipe
@@ -342,6 +343,19 @@ def test_a_model_can_be_trained_on_frozen_weights_of_eight_bits(vit, samples):
     sidetune.fit(model, samples, recipe=recipe)
     assert model.prefix.blocks["1"].mlp.fc1.codes.dtype == torch.int8
     assert sidetune.evaluate(model, samples, precision="fp32").accuracy > 0.9
+
+
+def test_features_of_rounded_weights_are_kept_apart_from_exact_ones(vit, samples, tmp_path):
+    folders = set()
+    for weights in ("same", "int8"):
+        model = sidetune.adapt(vit, "dtl+", num_classes=3, transform="vtab")
+        recipe = Recipe(epochs=1, precision="fp32", weights=weights)
+        sidetune.fit(model, samples, recipe=recipe, store=tmp_path)
+        _, compute = together(vit, [model], recipe)
+        images = torch.randn(2, 3, 32, 32)
+        assert all(map(torch.equal, compute(images).tensors(), model.features(images).tensors()))
+        folders |= {path.name for path in tmp_path.iterdir()}
+    assert len(folders) == 2
 
 
 def test_blocks_that_gather_statistics_are_not_run_twice():
