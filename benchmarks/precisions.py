@@ -29,10 +29,12 @@ TAPS = {"sprites-location": 6, "fashion-1k": 10}
 
 
 def sent(features: FeatureMemory, precision: str) -> FeatureMemory:
-    """Features as they come out of the wire."""
+    """Features as they come out of the wire; with `none` as the backbone had them, the pooled ones too."""
     tensors = {}
     for name, t in features.features.named():
-        if name.startswith("gathered"):
+        if precision == "none":
+            tensors[name] = t.float()
+        elif name.startswith("gathered"):
             shape = tuple(t.shape[1:])
             arrays = [decode(encode(x.float().numpy(), precision), shape, precision) for x in t]
             tensors[name] = torch.stack([torch.from_numpy(x) for x in arrays])
@@ -60,7 +62,8 @@ def main() -> None:
         computed = share_features(parts, backbone, [adapted(mist), adapted(Linear())], once, lambda *_: None)
         for name in ("linear", "fp32", "int8", "int4"):
             method = Linear() if name == "linear" else mist
-            taps = computed if name == "linear" else {part: sent(f, name) for part, f in computed.items()}
+            precision = "none" if name == "linear" else name
+            taps = {part: sent(f, precision) for part, f in computed.items()}
             accuracies = []
             for seed in range(options.seeds):
                 model = adapted(method, seed)
