@@ -168,7 +168,6 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(slow, folder, tmp_path):
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
         while not (tmp_path / "f").exists():
             time.sleep(0.05)
-        time.sleep(0.5)
         running.send_signal(signal.SIGINT)
         said = running.stderr.read()
         assert running.wait(5) == 130
