@@ -114,6 +114,20 @@ def store() -> str:
     return "\n".join([*lines, "", note, ""])
 
 
+def edge() -> str:
+    """What the device takes, and what the wire does to accuracy."""
+    result = json.loads((RESULTS / "edge.json").read_text())
+    lines = ["| ViT-B/16, batch 32 | 1 thread | 2 threads |", "|---|---:|---:|"]
+    for verb in ("fit", "predict", "enroll"):
+        numbers = (f"{result['peak_mib'][threads][verb]:.0f} MiB" for threads in ("1", "2"))
+        lines.append(f"| peak resident set of `{verb}`, Python included | {' | '.join(numbers)} |")
+    ratios = (f"{result['step'][threads]['ratio']:.2f}" for threads in ("1", "2"))
+    lines.append(f"| training step, of PyTorch's | {' | '.join(ratios)} |")
+    sizes = ", ".join(f"{name} {size / 2**20:.3f} MiB" for name, size in result["bytes_per_image"].items())
+    note = f"An image's sum on the wire: {sizes}. {result['cpu']}, commit {result['commit']}."
+    return "\n".join([*lines, "", note, ""])
+
+
 def replaced(text: str, name: str, content: str) -> str:
     """Text with what stands between the markers of `name` replaced."""
     pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
@@ -126,6 +140,7 @@ def main() -> int:
     files = {
         ROOT / "README.md": {"costs": costs(), "demo": demo()},
         ROOT / "docs/methods.md": {"matrix": markdown()},
+        ROOT / "docs/edge.md": {"edge": edge()},
         ROOT / "docs/performance.md": {"steps": steps(), "store": store()},
     }
     stale = []
