@@ -114,6 +114,20 @@ def store() -> str:
     return "\n".join([*lines, "", note, ""])
 
 
+def eight_bit() -> str:
+    """Accuracy on frozen weights of 8 bits beside the demo's."""
+    lines = ["| | method | accuracy | with 8 bits | memory | with 8 bits |", "|---|---|---:|---:|---:|---:|"]
+    exact = {(c.data, row.method): row for c in demo_results() for row in c.rows}
+    for path in sorted((RESULTS / "int8").glob("*.json")):
+        rounded = Comparison.load(path)
+        for row in rounded.rows:
+            both = (exact[rounded.data, row.method], row)
+            accuracy = " | ".join(f"{100 * r.accuracy:.1f} %" for r in both)
+            memory = " | ".join(f"{r.peak_bytes / 2**20:,.0f} MiB" for r in both)
+            lines.append(f"| {rounded.data} | `{row.method}` | {accuracy} | {memory} |")
+    return "\n".join([*lines, "", "As the demo, one seed; `--set recipe.weights=int8`.", ""])
+
+
 def edge() -> str:
     """What the device takes, and what the wire does to accuracy."""
     result = json.loads((RESULTS / "edge.json").read_text())
@@ -141,7 +155,7 @@ def main() -> int:
         ROOT / "README.md": {"costs": costs(), "demo": demo()},
         ROOT / "docs/methods.md": {"matrix": markdown()},
         ROOT / "docs/edge.md": {"edge": edge()},
-        ROOT / "docs/performance.md": {"steps": steps(), "store": store()},
+        ROOT / "docs/performance.md": {"steps": steps(), "store": store(), "int8": eight_bit()},
     }
     stale = []
     for path, parts in files.items():

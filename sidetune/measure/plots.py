@@ -35,7 +35,7 @@ def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
                 color=COLOURS[i % 10],
                 alpha=0.85,
                 zorder=3,
-                label=legend(row.method, row.parameters.trainable),
+                label=legend(row.method + " (whole process)" * row.whole_process, row.parameters.trainable),
             )
         axes.set_xlabel("peak memory of a training step (MiB)")
         axes.set_ylabel(f"{c.scored_on} accuracy (%)")
