@@ -17,7 +17,7 @@ BACKBONE = "vit_small_patch14_dinov2.saliency"
 METHODS = ("linear", "lora", "full", "dtl+")
 EPOCHS = 6
 TAPS = {"fashion-1k": 10, "sprites-location": 6}
-"""How many taps MIST sums, as validation images had it."""
+"""How many taps MIST sums."""
 
 
 def demo_command(
