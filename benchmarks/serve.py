@@ -16,13 +16,13 @@ import multiprocessing
 import random
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import timm
@@ -31,6 +31,7 @@ from fuzz import changed_request
 from PIL import Image
 from safetensors.torch import save_file
 
+from sidetune.cli import pair
 from sidetune.measure.machine import birth_certificate
 from sidetune.serve.worker import Worker, open_workers
 from sidetune.wire.ask import Ask
@@ -61,20 +62,9 @@ def weights_of(architecture: str, folder: Path) -> Path:
 @contextmanager
 def service(architecture: str, pixels: int, folder: Path, *options: str):
     """A service in a process of its own: the process and its port."""
-    command = [sys.executable, "-c", "from sidetune.cli.main import main; main()", "serve", "--port", "0"]
-    command += ["--backbone", str(weights_of(architecture, folder)), "--architecture", architecture]
-    command += ["--image-size", str(pixels), "--transform", "vtab", *options]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    said = ""
-    while (found := re.search(r"running on http://\S+:(\d+)", said)) is None:
-        line = running.stderr.readline()
-        assert line, said
-        said += line
-    try:
-        yield running, int(found[1])
-    finally:
-        running.terminate()
-        running.communicate()
+    words = ("--backbone", weights_of(architecture, folder), "--architecture", architecture)
+    with pair.service(*words, "--image-size", pixels, "--transform", "vtab", *options) as (running, url):
+        yield running, urlsplit(url).port
 
 
 def post(connection: http.client.HTTPConnection, model: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sidetune.backbones import Backbone, open_backbone
-from sidetune.backbones.eight_bit import hold_in_eight_bits
 from sidetune.backbones.held import by_autocast, hold
 from sidetune.backbones.prefix import Prefix, check_images
 from sidetune.data.images import open_image, to_rgb
@@ -66,11 +65,9 @@ class AdaptedModel(nn.Module):
         caller's own autocast applies. What a low type rounded off does not come back by holding in float32 again.
         """
         device = torch.device(device) if device is not None else self.head.weight.device
-        if weights == "int8":
-            hold_in_eight_bits(self)
         if self.prefix is not None:
-            self.prefix.hold(device, dtype)
-        self.suffix.hold(device, dtype)
+            self.prefix.hold(device, dtype, weights)
+        self.suffix.hold(device, dtype, weights)
         hold(self.head, device, dtype)
         self.dtype = dtype
         if device.type == "cpu":

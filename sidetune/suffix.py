@@ -92,9 +92,9 @@ class Suffix(nn.Module):
         """In which context taps of the prefix are saved for the gradient."""
         self.train(False)
 
-    def hold(self, device: torch.device, dtype: torch.dtype) -> None:
+    def hold(self, device: torch.device, dtype: torch.dtype, weights: str = "same") -> None:
         """Hold what is frozen in a floating-point type; blocks that are frozen whole then compute in it natively."""
-        hold(self, device, dtype)
+        hold(self, device, dtype, weights)
         self.dtype = dtype
         parts = [*self.blocks.values(), *self.transitions.values()]
         self.native = {part for part in parts if is_low(dtype) and not any(p.requires_grad for p in part.parameters())}

@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 import httpx
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from sidetune.serve.app import create_app
 from sidetune.serve.keys import read_keys
@@ -56,6 +58,15 @@ async def running(app):
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         yield Client(http)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A file with the weights of a small network, for a service in a process of its own."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), path)
+    return path
 
 
 @pytest.fixture

@@ -9,19 +9,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary, WeakTensorKeyDictionary
 
-from sidetune.backbones.eight_bit import EightBitLinear
+from sidetune.backbones.eight_bit import EightBitLinear, hold_in_eight_bits
 
 _copies: WeakIdKeyDictionary = WeakTensorKeyDictionary()
 """By original: its copies of other types and on other devices that are in use."""
 
 
-def hold(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """Move a module to a device, and what is frozen in it to a floating-point type.
+def hold(module: nn.Module, device: torch.device, dtype: torch.dtype, weights: str = "same") -> None:
+    """Move a module to a device, and what is frozen in it to a floating-point type. With `weights` "int8", frozen
+    linear layers are rounded to 8 bits first.
 
     Frozen tensors are replaced, not changed: whoever else holds the original keeps it, and it is gone when nobody does.
     Trained parameters keep their type, and with them the vectors of the same layer (a norm computes in one type);
     BatchNorms, whose statistics need it, keep theirs, and so do the scales of 8-bit weights.
     """
+    if weights == "int8":
+        hold_in_eight_bits(module)
     for part in module.modules():
         trains = any(p.requires_grad for p in part.parameters(recurse=False))
         for tensors in (part._parameters, part._buffers):

@@ -34,9 +34,9 @@ class Prefix(nn.Module):
         self.dtype = torch.float32
         self.eval()
 
-    def hold(self, device: torch.device, dtype: torch.dtype) -> None:
+    def hold(self, device: torch.device, dtype: torch.dtype, weights: str = "same") -> None:
         """Hold the weights, and from now on compute, in a floating-point type."""
-        hold(self, device, dtype)
+        hold(self, device, dtype, weights)
         self.dtype = dtype
 
     def train(self, mode: bool = True) -> Prefix:

@@ -32,8 +32,8 @@ def ablate_command(
     as_json: JSON = False,
 ) -> None:
     """Train variants of a method side by side: accuracy and peak memory against what varies."""
-    from sidetune.backbones import open_backbone
-    from sidetune.cli.choices import Setup, changed, parse
+    from sidetune.atomic import write_text
+    from sidetune.cli.choices import Setup, changed, opened, parse
     from sidetune.cli.compare import fresh, show
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import progress
@@ -50,11 +50,11 @@ def ablate_command(
     with progress() as report:
         splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
         out = fresh(out or Path(f"ablate-{splits.name}-{study.partition('=')[0].replace(':', '-')}"), overwrite)
-        opened = open_backbone(backbone, image_size=setup.image_size, architecture=setup.architecture)
-        methods = {label: changed(method, choices.method) for label, method in variants(opened).items()}
+        network = opened(backbone, setup)
+        methods = {label: changed(method, choices.method) for label, method in variants(network).items()}
         comparison, _ = compare(
             splits,
-            opened,
+            network,
             methods,
             recipe=recipe if epochs is None else replace(recipe, epochs=epochs),
             seeds=range(recipe.seed, recipe.seed + seeds),
@@ -64,7 +64,7 @@ def ablate_command(
     out.mkdir(parents=True, exist_ok=True)
     comparison.save(out / "results.json")
     plot_study(comparison, study, out / "study.png")
-    (out / "report.md").write_text(f"# {study}\n\n![accuracy and memory](study.png)\n\n{markdown(comparison)}")
+    write_text(out / "report.md", f"# {study}\n\n![accuracy and memory](study.png)\n\n{markdown(comparison)}")
     if as_json:
         print(json.dumps(asdict(comparison)))
         return

@@ -8,9 +8,12 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from sidetune.errors import unknown
+
+if TYPE_CHECKING:
+    from sidetune.backbones import Backbone
 
 T = TypeVar("T")
 
@@ -26,6 +29,15 @@ class Setup:
     std: tuple[float, ...] | None = None
     tune: bool = False
     """With data in VTAB-1k's form: train on 800 images and validate on 200, rather than train on all."""
+
+
+def opened(backbone: str, setup: Setup) -> Backbone:
+    """The backbone of a name or file, as a setup wants it."""
+    from sidetune.backbones import open_backbone
+
+    return open_backbone(
+        backbone, image_size=setup.image_size, architecture=setup.architecture, mean=setup.mean, std=setup.std
+    )
 
 
 @dataclass(frozen=True)

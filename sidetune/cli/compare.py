@@ -32,8 +32,7 @@ def compare_command(
     as_json: JSON = False,
 ) -> None:
     """Train methods side by side: accuracy, trained parameters, peak memory, seconds."""
-    from sidetune.backbones import open_backbone
-    from sidetune.cli.choices import Setup, changed, parse
+    from sidetune.cli.choices import Setup, changed, opened, parse
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import progress
     from sidetune.measure.compare import compare
@@ -61,13 +60,7 @@ def compare_command(
         out = fresh(out or Path(f"compare-{splits.name}"), overwrite)
         comparison, models = compare(
             splits,
-            open_backbone(
-                backbone or DEFAULT_BACKBONE,
-                image_size=setup.image_size,
-                architecture=setup.architecture,
-                mean=setup.mean,
-                std=setup.std,
-            ),
+            opened(backbone or DEFAULT_BACKBONE, setup),
             chosen,
             recipe=recipe if epochs is None else replace(recipe, epochs=epochs),
             seeds=range(recipe.seed, recipe.seed + seeds),

@@ -25,8 +25,7 @@ def extract_command(
     """Compute features once; `sidetune fit --store` then trains from them without running the frozen half."""
     import torch
 
-    from sidetune.backbones import open_backbone
-    from sidetune.cli.choices import Setup, changed, parse
+    from sidetune.cli.choices import Setup, changed, opened, parse
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import ERR, progress
     from sidetune.methods import find_method
@@ -41,14 +40,14 @@ def extract_command(
     recipe = replace(recipe, views=views)
     with progress() as report:
         splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
-        opened = open_backbone(backbone, image_size=setup.image_size, architecture=setup.architecture)
+        network = opened(backbone, setup)
         names, classes = methods.split(","), splits.train.classes
         chosen = [changed(find_method(name), choices.method) for name in names]
-        models = [adapt(opened, method, classes=classes, transform=setup.transform) for method in chosen]
+        models = [adapt(network, method, classes=classes, transform=setup.transform) for method in chosen]
         if unfrozen := [name for name, model in zip(names, models, strict=True) if model.prefix is None]:
             raise ValueError(f"no block is frozen under {', '.join(unfrozen)}, so there are no features to store")
-        need, compute = together(opened, models, recipe)
-        per_image = compute(torch.zeros(1, 3, *opened.card.image_size)).nbytes
+        need, compute = together(network, models, recipe)
+        per_image = compute(torch.zeros(1, 3, *network.card.image_size)).nbytes
         items = sum(len(s) * (max(views, 1) if p == "train" else 1) for p, s in splits.parts().items())
         size = f"about {per_image * items / 2**30:,.2f} GiB" if recipe.codec == "same" else "less than uncoded"
         ERR.print(f"{items:,} views of images, {per_image / 2**20:.3f} MiB each as computed; {size}")

@@ -39,8 +39,7 @@ def fit_command(
     as_json: JSON = False,
 ) -> None:
     """Fine-tune a backbone on your images and score it on the test images."""
-    from sidetune.backbones import open_backbone
-    from sidetune.cli.choices import changed, parse
+    from sidetune.cli.choices import changed, opened, parse
     from sidetune.cli.data import read_checked
     from sidetune.cli.named import asked
     from sidetune.cli.plan import parse_bytes
@@ -71,16 +70,10 @@ def fit_command(
     with progress() as report:
         splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
         out = out or Path("runs") / f"{splits.name}-{start.preset}"
-        opened = open_backbone(
-            start.backbone,
-            image_size=setup.image_size,
-            architecture=setup.architecture,
-            mean=setup.mean,
-            std=setup.std,
-        )
+        network = opened(start.backbone, setup)
         chosen_method = prepare(
             chosen_method,
-            opened,
+            network,
             splits.train,
             transform=setup.transform,
             seed=chosen_recipe.seed,
@@ -88,7 +81,7 @@ def fit_command(
         )
         if search_lr or left_open:
             chosen_method, chosen_recipe = searched(
-                opened,
+                network,
                 chosen_method,
                 chosen_recipe,
                 splits,
@@ -99,9 +92,9 @@ def fit_command(
                 left_open=left_open,
             )
         model = adapt(
-            opened, chosen_method, classes=splits.train.classes, transform=setup.transform, seed=chosen_recipe.seed
+            network, chosen_method, classes=splits.train.classes, transform=setup.transform, seed=chosen_recipe.seed
         )
-        del opened  # methods that train the backbone have copied it
+        del network  # methods that train the backbone have copied it
         if memory_budget is not None:
             chosen_recipe, memory = fit_budget(model, chosen_recipe, parse_bytes(memory_budget))
             ways = told(chosen_recipe) or "nothing has to be saved"

@@ -37,12 +37,13 @@ def measure_command(
     from sidetune.measure.costs import cost, save_costs
     from sidetune.measure.plots import plot_memory
     from sidetune.methods import find_method
+    from sidetune.train.precision import best_device
     from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
     setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
     shape = setup.architecture or backbone  # costs are those of the shape, whatever the weights
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     with torch.device("cpu" if time else "meta"):
         opened = open_backbone(shape, image_size=setup.image_size, pretrained=False)
     rows: list[Cost] = []

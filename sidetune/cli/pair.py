@@ -15,36 +15,32 @@ from typing import Any
 
 from sidetune.backbones import Backbone
 from sidetune.data import Splits
-from sidetune.errors import SidetuneError
+from sidetune.errors import ServiceError, SidetuneError
 from sidetune.measure.compare import Row
 from sidetune.measure.parameters import count
 from sidetune.methods.mist import MIST
 from sidetune.model import AdaptedModel
 from sidetune.saving import load
-from sidetune.train.checkpoint import Epoch
+from sidetune.train.epoch import Epoch
 from sidetune.train.recipe import Recipe
 
 DEVICE = "mist, on a device"
 COMMAND = (sys.executable, "-c", "from sidetune.cli.entry import main; main()")
 
 
-class PairFailed(SidetuneError):
-    """The service or the device ended with an error."""
-
-
 @contextmanager
-def service(backbone: str, pixels: int, transform: str) -> Iterator[str]:
-    """A running `sidetune serve` on a free port of the loopback; gives its address."""
-    words = ("serve", "--backbone", backbone, "--image-size", str(pixels), "--transform", transform, "--port", "0")
-    running = subprocess.Popen((*COMMAND, *words), stderr=subprocess.PIPE, text=True)
+def service(*words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`sidetune serve` with these options, on a free port unless they name one: the process and its address."""
+    command = (*COMMAND, "serve", "--port", "0", *map(str, words))
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert running.stderr is not None
     try:
         said = ""
-        while (found := re.search(r"running on (http://\S+)", said)) is None:
+        while (found := re.search(r"running on (https?://\S+)", said)) is None:
             if not (line := running.stderr.readline()):
-                raise PairFailed(f"the service did not start: {said.strip()}")
+                raise ServiceError(f"the service did not start: {said.strip()}")
             said += line
-        yield found[1]
+        yield running, found[1]
     finally:
         running.terminate()
         running.communicate()
@@ -56,7 +52,7 @@ def device(*words: str | Path) -> dict[str, Any]:
     command = (*COMMAND, "edge", *map(str, words), "--json")
     ended = subprocess.run(command, capture_output=True, text=True, env=one_thread_for_blas)
     if ended.returncode:
-        raise PairFailed(f"the device stopped: {ended.stderr.strip()}")
+        raise SidetuneError(f"the device stopped: {ended.stderr.strip()}")
     result: dict[str, Any] = json.loads(ended.stdout)
     return result
 
@@ -78,7 +74,8 @@ def train_on_device(
     The row's memory is the largest resident set of the training process as a whole, Python included.
     """
     write_images(splits, work / "images")
-    with service(backbone.card.name, backbone.card.image_size[0], "vtab") as address:
+    about: Sequence[str] = ("--backbone", backbone.card.name, "--image-size", str(backbone.card.image_size[0]))
+    with service(*about, "--transform", "vtab") as (_, address):
         file = work / "features.sidetune"
         words: Sequence[str | Path] = ("--server", address, "--precision", precision, "--k", str(k))
         device("enroll", work / "images", "--out", file, *words)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sidetune.train.checkpoint import Epoch
+from sidetune.train.epoch import Epoch
 
 ERR = Console(stderr=True, soft_wrap=True, highlight=False)
 

@@ -47,7 +47,7 @@ def serve_command(
             raise MissingExtra(f"sidetune serve (which imports {e.name})", "serve") from e
         raise
     from sidetune.cli.choices import changed
-    from sidetune.serve.worker import best_device, open_workers
+    from sidetune.serve.worker import open_workers
 
     limits = changed(
         Settings(max_batch=max_batch, max_delay=max_delay_ms / 1e3, queue=queue), dict(split(s) for s in settings)
@@ -64,8 +64,9 @@ def serve_command(
     )
     if ray:
         from sidetune.serve.cluster import deploy, wait
+        from sidetune.train.precision import best_device
 
-        num_gpus = 1.0 if (device or best_device()).startswith("cuda") else 0.0
+        num_gpus = 1.0 if (device or best_device().type).startswith("cuda") else 0.0
         http = {
             "host": host,
             "port": port,

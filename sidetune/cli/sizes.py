@@ -36,8 +36,7 @@ def search_command(
 ) -> None:
     """Train a supernet, search its sub-networks on validation images, and say how to train the best one."""
     from sidetune.atomic import write_text
-    from sidetune.backbones import open_backbone
-    from sidetune.cli.choices import changed, parse
+    from sidetune.cli.choices import changed, opened, parse
     from sidetune.cli.data import read_checked
     from sidetune.cli.named import asked
     from sidetune.cli.progress import progress
@@ -59,11 +58,9 @@ def search_command(
         if val is None:
             train, val = split_off(train, SHARE_FOR_VALIDATION, supernets.seed)
         out = out or Path("runs") / f"{splits.name}-{method}-search"
-        opened = open_backbone(
-            start.backbone, image_size=setup.image_size, architecture=setup.architecture, mean=setup.mean, std=setup.std
-        )
+        network = opened(start.backbone, setup)
         found = search_sizes(
-            opened,
+            network,
             chosen,
             train,
             val,
@@ -89,7 +86,7 @@ def search_command(
         **birth_certificate(),
         "data": splits.name,
         "num_images": {"train": len(train), "val": len(val)},
-        "backbone": asdict(opened.card),
+        "backbone": asdict(network.card),
         "transform": setup.transform,
         "named_recipe": recipe,
         "max_parameters": max_parameters,

@@ -15,21 +15,9 @@ from sidetune.atomic import remove_stale, replacing, write_text
 from sidetune.edge.parameters import Array
 from sidetune.errors import DataError, RunExists
 from sidetune.saved import CARD, CONFIG, WEIGHTS
+from sidetune.train.epoch import Epoch
 
 STATE, REQUEST, HISTORY = "checkpoint.safetensors", "run.json", "history.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """What one epoch came to: the record that `sidetune fit` writes too."""
-
-    epoch: int
-    """Counted from 1."""
-    lr: float
-    loss: float
-    """Mean over the training images."""
-    seconds: float
-    val_accuracy: float | None = None
 
 
 @dataclass(kw_only=True)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from sidetune.errors import DataError, SidetuneError
 
 if TYPE_CHECKING:
-    from sidetune.edge.checkpoint import Epoch
     from sidetune.edge.client import Client
     from sidetune.edge.enroll import Progress
+    from sidetune.train.epoch import Epoch
 
 STOPPED, WRONG = 130, 2
 SAY_SECONDS = 10.0

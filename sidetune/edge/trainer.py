@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from sidetune.edge.artefact import Artefact, Choices, save
-from sidetune.edge.checkpoint import Epoch, Progress, Run
+from sidetune.edge.checkpoint import Progress, Run
 from sidetune.edge.features import MISSING, FeatureFile
 from sidetune.edge.parameters import Shape, start
 from sidetune.edge.step import Learner, pool_weights
 from sidetune.errors import DataError, NonFiniteLoss
+from sidetune.train.epoch import Epoch
 from sidetune.train.recipe import Recipe
 from sidetune.train.schedule import learning_rate, num_epochs
 

@@ -24,7 +24,7 @@ from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.train.batches import Data
 from sidetune.train.begin import begin
-from sidetune.train.checkpoint import Epoch
+from sidetune.train.epoch import Epoch
 from sidetune.train.evaluate import evaluate
 from sidetune.train.kept import share_features
 from sidetune.train.loop import Report, Silent, fit

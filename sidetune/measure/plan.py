@@ -20,7 +20,7 @@ from sidetune.features import Features
 from sidetune.measure.memory import Memory, training_memory, training_peak
 from sidetune.measure.parameters import Parameters, count
 from sidetune.model import AdaptedModel
-from sidetune.train.precision import TYPES, resolve
+from sidetune.train.precision import TYPES, best_device, resolve
 from sidetune.train.recipe import Precision, Recipe
 from sidetune.train.step import can_be_cut
 
@@ -97,7 +97,7 @@ def plan(model: AdaptedModel, recipe: Recipe | None = None) -> Plan:
 
 
 def precision_here(recipe: Recipe) -> Precision:
-    return resolve(recipe.precision, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return resolve(recipe.precision, best_device())
 
 
 @contextmanager

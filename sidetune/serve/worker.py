@@ -17,7 +17,7 @@ from sidetune.backbones.weights import is_file
 from sidetune.data.transforms import Transform
 from sidetune.errors import unknown
 from sidetune.features import Features, Need
-from sidetune.train.precision import TYPES, resolve
+from sidetune.train.precision import TYPES, best_device, resolve
 from sidetune.train.recipe import Precision
 from sidetune.wire.ask import GATHERS, Ask
 from sidetune.wire.codec import Array
@@ -134,7 +134,3 @@ def open_workers(
         )
         for source in sources
     ]
-
-
-def best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,27 +13,13 @@ from torch import Tensor
 
 from sidetune.atomic import replacing, write_text
 from sidetune.errors import RunExists
+from sidetune.train.epoch import Epoch
 
 CHECKPOINT = "checkpoint.pt"
 REQUEST = "run.json"
 HISTORY = "history.json"
 MODEL = ("sidetune.json", "model.safetensors", "README.md")
 """What a finished run leaves beside its own folder (`sidetune.saving`)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """What one epoch came to."""
-
-    epoch: int
-    """Counted from 1."""
-    lr: float
-    loss: float
-    """Mean over the training images."""
-    seconds: float
-    """Of training, without validation."""
-    val_accuracy: float | None = None
-    """Share of validation images labelled right, in 0..1."""
 
 
 @dataclass(kw_only=True)

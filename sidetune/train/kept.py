@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sidetune.backbones import Backbone
-from sidetune.backbones.eight_bit import hold_in_eight_bits
 from sidetune.backbones.prefix import Prefix
 from sidetune.data import ImageDataset, Samples
 from sidetune.features import Features, Need
@@ -187,7 +186,5 @@ def together(
     need = reduce(or_, (model.need for model in models if model.prefix is not None), Need())
     device = Accelerator(mixed_precision="no").device
     prefix = Prefix(backbone, need)
-    if recipe.weights == "int8":
-        hold_in_eight_bits(prefix)
-    prefix.hold(device, TYPES[resolve(recipe.precision, device)])
+    prefix.hold(device, TYPES[resolve(recipe.precision, device)], recipe.weights)
     return need, lambda images: prefix(images.to(device), need)

@@ -8,7 +8,7 @@ from typing import Self
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from sidetune.train.checkpoint import Epoch
+from sidetune.train.epoch import Epoch
 
 
 class TensorBoard:

@@ -22,7 +22,8 @@ from sidetune.model import AdaptedModel
 from sidetune.store import Kept
 from sidetune.train.batches import Data, as_dataset, evaluation_batches, sized, training_batches
 from sidetune.train.begin import begin
-from sidetune.train.checkpoint import Epoch, Progress, RunFolder
+from sidetune.train.checkpoint import Progress, RunFolder
+from sidetune.train.epoch import Epoch
 from sidetune.train.evaluate import score
 from sidetune.train.kept import keep
 from sidetune.train.logs import TensorBoard

@@ -1,4 +1,4 @@
-"""In which type a step computes."""
+"""On which device and in which type a step computes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import torch
 from sidetune.train.recipe import Precision
 
 TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def best_device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def resolve(precision: Precision, device: torch.device) -> Precision:

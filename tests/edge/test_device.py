@@ -1,26 +1,21 @@
 """Service and device as two processes: no PyTorch on the device, restarts of the service, keys, Ctrl-C."""
 
 import json
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 
 import pytest
-import timm
-import torch
-from safetensors.torch import save_file
 
 import sidetune
+from sidetune.cli import pair
 
 KEY = "a-key-for-the-tests-0123"
 HEAVY = ("torch", "timm", "torchvision", "PIL", "httpx", "typer", "rich", "matplotlib", "accelerate")
 WITHOUT = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\nfrom sidetune.cli.entry import main\nmain()"
-SERVE = "from sidetune.cli.entry import main; main()"
 
 
 def device(*words, status=0):
@@ -32,31 +27,10 @@ def device(*words, status=0):
     return json.loads(done.stdout) if "--json" in words and not status else done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), path)
-    return path
-
-
-@contextmanager
-def service(weights, port=0, *options):
+def service(weights, *options):
     """A running service: the process and its address."""
-    command = [sys.executable, "-c", SERVE, "serve", "--backbone", str(weights), "--transform", "vtab"]
-    command += ["--architecture", "vit_tiny_patch16_224", "--precision", "fp32", "--image-size", "64"]
-    command += ["--port", str(port), *map(str, options)]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        said = ""
-        while (found := re.search(r"running on (https?://\S+)", said)) is None:
-            line = running.stderr.readline()
-            assert line, said
-            said += line
-        yield running, found[1]
-    finally:
-        running.kill()
-        running.communicate()
+    network = ("--backbone", weights, "--architecture", "vit_tiny_patch16_224", "--image-size", 64)
+    return pair.service(*network, "--transform", "vtab", "--precision", "fp32", *options)
 
 
 def free_port():
@@ -70,7 +44,7 @@ def test_enroll_fit_predict_and_back_to_pytorch(weights, folder, tmp_path):
     keys.write_text(f'[me]\nkey = "{KEY}"\n')
     key.write_text(KEY + "\n")
     file, out = tmp_path / "squares.features", tmp_path / "model"
-    with service(weights, 0, "--keys", keys) as (_, url):
+    with service(weights, "--keys", keys) as (_, url):
         refused = device("enroll", folder, "--server", url, "--out", file, status=2)
         assert "refuses the key (401)" in refused and not file.exists()
         told = device("enroll", folder, "--server", url, "--out", file, "--key-file", key, "--k", "6,12", "--json")
@@ -93,7 +67,7 @@ def test_a_service_killed_during_an_enrolment_is_waited_for(weights, folder, tmp
     port, file = free_port(), tmp_path / "f"
     words = ("enroll", folder, "--server", f"http://127.0.0.1:{port}", "--out", file, "--json", "--in-flight", 2)
     answers = []
-    with service(weights, port, "--keys", slow_key(tmp_path)) as (running, _):
+    with service(weights, "--port", port, "--keys", slow_key(tmp_path)) as (running, _):
         enrolling = threading.Thread(
             target=lambda: answers.append(device(*words, "--key-file", tmp_path / "key", "--precision", "fp32"))
         )
@@ -104,7 +78,7 @@ def test_a_service_killed_during_an_enrolment_is_waited_for(weights, folder, tmp
         running.wait()
     assert not answers, "it was killed too late for this test to mean anything"
     time.sleep(1)
-    with service(weights, port, "--keys", slow_key(tmp_path)):
+    with service(weights, "--port", port, "--keys", slow_key(tmp_path)):
         enrolling.join(60)
     assert answers and answers[0]["complete"]
     assert sum(counts["there"] for counts in answers[0]["images"].values()) == 48
@@ -121,7 +95,7 @@ def slow_key(folder):
 def slow(weights, tmp_path_factory):
     """Words that name a slow service and the key to it."""
     folder = tmp_path_factory.mktemp("slow")
-    with service(weights, 0, "--keys", slow_key(folder)) as (_, url):
+    with service(weights, "--keys", slow_key(folder)) as (_, url):
         yield "--server", url, "--key-file", folder / "key"
 
 

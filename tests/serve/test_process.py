@@ -6,15 +6,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import httpx
 import numpy as np
 import pytest
-import timm
-import torch
-from safetensors.torch import save_file
 
+from sidetune.cli import pair
 from sidetune.wire.ask import Ask
 from sidetune.wire.infer import build_request, parse_response
 from sidetune.wire.message import HEADER_LENGTH
@@ -22,30 +19,10 @@ from sidetune.wire.message import HEADER_LENGTH
 KEY = "a-key-for-the-tests-0123"
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), path)
-    return path
-
-
-@contextmanager
 def process(weights, *options):
-    """A running service and its address."""
-    command = [sys.executable, "-c", "from sidetune.cli.main import main; main()", "serve", "--backbone", str(weights)]
-    command += ["--architecture", "vit_tiny_patch16_224", "--precision", "fp32", "--port", "0", *map(str, options)]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        said = ""
-        while (found := re.search(r"running on (https?://\S+)", said)) is None:
-            line = running.stderr.readline()
-            assert line, said
-            said += line
-        yield running, found[1]
-    finally:
-        running.kill()
-        running.communicate()
+    """A running service: the process and its address."""
+    network = ("--backbone", weights, "--architecture", "vit_tiny_patch16_224", "--precision", "fp32")
+    return pair.service(*network, *options)
 
 
 def ask(client, seed):
