@@ -1,7 +1,8 @@
 """All methods on the demo tasks: a learning rate for each from validation images, then several seeds, side by side.
 
 DINOv2 ViT-S/14 (saliency-tuned). Rates are tried on 800 training and 200 validation images by successive halving; the
-runs themselves have all 1,000 and are scored on test images, which choose nothing. A method that fails is an error.
+runs themselves have all 1,000 and are scored on test images, which choose nothing. A method that fails is an error;
+what is finished is written after each method, and a second call goes on with the rest.
 
     python benchmarks/compare.py [--pixels 56] [--epochs 6] [--seeds 3] [--methods linear,dtl+,...]
         # writes benchmarks/results/all/results-DATA.json, comparison.md and accuracy-memory.png
@@ -14,7 +15,7 @@ from pathlib import Path
 import sidetune
 from sidetune.cli.search import FACTORS
 from sidetune.data import read_data
-from sidetune.measure.compare import compare
+from sidetune.measure.compare import Comparison, compare
 from sidetune.measure.plots import plot_accuracy_memory
 from sidetune.measure.report import markdown
 from sidetune.methods import METHODS
@@ -66,19 +67,31 @@ def main() -> None:
     options = parser.parse_args()
     backbone = sidetune.open_backbone(BACKBONE, image_size=options.pixels)
     recipe = sidetune.Recipe(epochs=options.epochs, lr_update="step")
-    comparisons = []
     RESULTS.mkdir(exist_ok=True)
     for data in options.data.split(","):
         print(data, flush=True)
-        methods = {n: best_rate(n, METHODS[n], data, backbone, recipe) for n in options.methods.split(",")}
-        seeds = range(options.seeds)
-        done, _ = compare(
-            read_data(data), backbone, methods, recipe=recipe, seeds=seeds, transform="vtab", report=Quiet()
-        )
-        done.save(RESULTS / f"results-{data}.json")
-        comparisons.append(done)
+        path, splits = RESULTS / f"results-{data}.json", read_data(data)
+        done = Comparison.load(path) if path.exists() else None
+        for name in options.methods.split(","):
+            if done is None or name not in {row.method for row in done.rows}:
+                method = best_rate(name, METHODS[name], data, backbone, recipe)
+                seeds = range(options.seeds)
+                one, _ = compare(
+                    splits, backbone, {name: method}, recipe=recipe, seeds=seeds, transform="vtab", report=Quiet()
+                )
+                done = joined(done, one)
+                done.save(path)
+    comparisons = [Comparison.load(path) for path in sorted(RESULTS.glob("results-*.json"))]
     plot_accuracy_memory(comparisons, RESULTS / "accuracy-memory.png")
     (RESULTS / "comparison.md").write_text("\n".join(map(markdown, comparisons)))
+
+
+def joined(done: Comparison | None, one: Comparison) -> Comparison:
+    """Rows of both; the time for features is the sum of what each method's own pass took."""
+    if done is None:
+        return one
+    seconds = done.shared_features_seconds + one.shared_features_seconds
+    return dataclasses.replace(done, rows=(*done.rows, *one.rows), shared_features_seconds=seconds)
 
 
 if __name__ == "__main__":
