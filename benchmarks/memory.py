@@ -26,7 +26,8 @@ from sidetune.measure.memory import TensorBytes
 from sidetune.measure.parameters import count
 from sidetune.measure.plan import empty
 
-METHODS = "linear,mist,dtl,dtl+,dtl+*,partial,lora,bitfit,vpt-deep,full"
+LEFT_OUT = ("dtlv1", "spt-lora")
+"""Another name of DTL+; a method whose size follows from training images."""
 SAVING = {
     "whole": {},
     "pieces of 8": {"micro_batch": 8},
@@ -57,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--backbone", default="vit_base_patch16_224")
     parser.add_argument("--image-size", type=int, help="ours alone then; the others have the network's own size")
-    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--methods", default=",".join(m for m in sidetune.METHODS if m not in LEFT_OUT))
     options = parser.parse_args()
     name, rows = options.backbone, []
 
