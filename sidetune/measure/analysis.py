@@ -54,14 +54,14 @@ class Recorder(SideNetwork):
     def __init__(self, side: CompactSideNetwork) -> None:
         super().__init__()
         self.side, self.reads, self.writes = side, side.reads, side.writes
-        self.code_sums: dict[int, Tensor] = {}
+        self.sums: dict[int, Tensor] = {}
         self.num_tokens: dict[int, int] = dict.fromkeys(side.reads, 0)
         self.added: dict[int, list[np.ndarray]] = {i: [] for i in side.writes}
 
     def read(self, block: int, x: Tensor, state: Any) -> Any:
-        codes = F.linear(self.side.layout.to_side(x), self.side.w_of(block).a).flatten(0, -2).double()
-        self.code_sums[block] = self.code_sums.get(block, 0) + codes.sum(dim=0)
-        self.num_tokens[block] += len(codes)
+        tokens = self.side.layout.to_side(x).flatten(0, -2).double()
+        self.sums[block] = self.sums.get(block, 0) + tokens.sum(dim=0)
+        self.num_tokens[block] += len(tokens)
         return self.side.read(block, x, state)
 
     def write(self, block: int, z: Tensor, state: Any) -> Tensor:
@@ -70,8 +70,8 @@ class Recorder(SideNetwork):
         return z + self.side.layout.from_side(added)
 
     def mean_outputs(self) -> dict[int, Tensor]:
-        """By block, z_i w_i averaged over all tokens of all images, (d,): w_i is linear, so of the mean code."""
-        return {i: self.side.w_of(i).c.double() @ (total / self.num_tokens[i]) for i, total in self.code_sums.items()}
+        """By block, z_i w_i averaged over all tokens of all images, (d,): w_i is linear, so of the mean token."""
+        return {i: self.side.w_of(i)((total / self.num_tokens[i]).float()).double() for i, total in self.sums.items()}
 
 
 @torch.no_grad()

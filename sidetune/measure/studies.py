@@ -11,6 +11,7 @@ from sidetune.errors import unknown
 from sidetune.methods import Method
 from sidetune.methods.dtl import DTL, Fusion
 from sidetune.methods.dtlv2 import DTLv2
+from sidetune.methods.last import LAST
 from sidetune.methods.linear import Linear
 from sidetune.methods.mist import MIST, Block
 
@@ -19,11 +20,13 @@ PLUS = DTL(fusion="depthwise")
 
 
 def dtl_modules(_: Backbone) -> Variants:
-    """DTL (AAAI 2024), table of components."""
+    """Journal, table 7; skip: what is read is added as it is, in place of CSN's low-rank maps."""
     return {
         "linear": Linear(),
+        "skip": DTL(maps="skip", theta=False),
         "CSN": DTL(theta=False),
         "CSN + swish": DTL(),
+        "skip + swish + dwconv": DTL(maps="skip", fusion="depthwise"),
         "CSN + swish + dwconv": PLUS,
     }
 
@@ -75,6 +78,12 @@ def mist_k(backbone: Backbone) -> Variants:
     return {str(k): MIST(k=k) for k in MIST().worth_trying(backbone)["k"]}
 
 
+def side_input(backbone: Backbone) -> Variants:
+    """MIST, section 10: how many of the last taps a layer of side attention is given, from one to all N + 1."""
+    taps = backbone.num_blocks + 1
+    return {str(t): LAST(gap=1, layers=1, window=t) for t in sorted({1, 2, taps // 4, taps // 2, taps})}
+
+
 STUDIES: dict[str, Callable[[Backbone], Variants]] = {
     "dtl-modules": dtl_modules,
     "dtl-fusion": dtl_fusion,
@@ -85,6 +94,7 @@ STUDIES: dict[str, Callable[[Backbone], Variants]] = {
     "mist-components": mist_components,
     "mist-blocks": mist_blocks,
     "mist-k": mist_k,
+    "side-input": side_input,
 }
 
 

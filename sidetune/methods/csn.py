@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sidetune.backbones.layout import Layout
-from sidetune.methods.hidden import LowRankMap, State, form, recomputed
+from sidetune.methods.hidden import LowRankMap, Skip, State, form, recomputed
 from sidetune.methods.method import SideNetwork
 
 
@@ -57,7 +57,7 @@ class CompactSideNetwork(SideNetwork):
     def __init__(
         self,
         *,
-        w: Mapping[int, LowRankMap],
+        w: Mapping[int, LowRankMap | Skip],
         g: Mapping[str, nn.Parameter],
         g_of: Mapping[int, str],
         writes: tuple[int, ...],
@@ -77,8 +77,8 @@ class CompactSideNetwork(SideNetwork):
         self.joins = nn.ModuleDict({str(stage): m for stage, m in (joins or {}).items()})
         self.stages, self.beta, self.layout = stages, beta, layout
 
-    def w_of(self, block: int) -> LowRankMap:
-        return cast(LowRankMap, self.w[str(block)])
+    def w_of(self, block: int) -> LowRankMap | Skip:
+        return cast("LowRankMap | Skip", self.w[str(block)])
 
     def at(self, block: int, state: State | None) -> State:
         """h in the shape of the block's stage; 0 where the stage is not joined to the one before."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.methods.csn import CompactSideNetwork, fusion_kernel
-from sidetune.methods.hidden import LowRankMap
+from sidetune.methods.hidden import LowRankMap, Skip
 from sidetune.methods.method import Adaptation, Method, check_positive
 
 Fusion = Literal["none", "depthwise", "average", "full"]
@@ -27,6 +27,8 @@ class DTL(Method):
     """M, the first block whose output is changed; N/2 + 1 by default."""
     reads: tuple[int, ...] | None = None
     """Blocks whose input is read; by default all whose h reaches a write."""
+    maps: Literal["low-rank", "skip"] = "low-rank"
+    """What is read passes a low-rank map, or is added as it is (journal, modular ablation)."""
     beta: float = 100.0
     theta: bool = True
     fusion: Fusion = "none"
@@ -42,15 +44,23 @@ class DTL(Method):
         check_positive(self, "rank", "first_write", "kernel")
         if self.fusion not in ("none", "depthwise", "average", "full"):
             raise ValueError(f"fusion must be none, depthwise, average or full, got {self.fusion!r}")
+        if self.maps not in ("low-rank", "skip"):
+            raise ValueError(f"maps must be low-rank or skip, got {self.maps!r}")
         if self.beta <= 0:
             raise ValueError(f"beta must be above 0, got {self.beta}")
+
+    @property
+    def starts_as_identity(self) -> bool:  # type: ignore[override]
+        """Low-rank maps start at zero; skips have nothing to start."""
+        return self.maps == "low-rank"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         reads, writes = self.blocks(backbone)
         rank = self.rank or (2 if backbone.layout.grid else 4)
         if rank > (narrowest := min(backbone.width(i) for i in reads)):
             raise ValueError(f"rank {rank} is above the backbone's width, {narrowest}")
-        w = {i: LowRankMap(backbone.width(i), rank) for i in reads}
+        skip = self.maps == "skip"
+        w: dict[int, LowRankMap | Skip] = {i: Skip() if skip else LowRankMap(backbone.width(i), rank) for i in reads}
         g_of = {i: f"stage{backbone.stages[i]}" if self.share_fusion else f"block{i}" for i in writes}
         last_first = reversed(g_of.items()) if self.fusion != "none" else ()  # the order in which seeds start them
         widths = {name: backbone.width(i) for i, name in last_first}
@@ -63,7 +73,7 @@ class DTL(Method):
             beta=self.beta if self.theta else None,
             layout=backbone.layout,
         )
-        return Adaptation(side=side, num_units=len(w) + len(widths))
+        return Adaptation(side=side, num_units=(0 if skip else len(w)) + len(widths))
 
     def worth_trying(self, backbone: Backbone) -> Mapping[str, Sequence[int]]:
         n = backbone.num_blocks

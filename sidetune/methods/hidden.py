@@ -31,6 +31,13 @@ class LowRankMap(nn.Module):
         return F.linear(F.linear(x, self.a), self.c)
 
 
+class Skip(nn.Module):
+    """w = 1: what is read is added as it is; for ablation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
 class State(NamedTuple):
     """h in the shape of a stage, either in factors or formed."""
 
@@ -46,10 +53,9 @@ class State(NamedTuple):
     def num_codes(self) -> int:
         return sum(c.shape[1] for c in self.columns)
 
-    def read(self, x: Tensor, w: LowRankMap) -> State:
+    def read(self, x: Tensor, w: LowRankMap | Skip) -> State:
         """h + x w, where x is in side form."""
-        width, rank = w.c.shape
-        if self.h is None and self.num_codes + rank <= width:
+        if isinstance(w, LowRankMap) and self.h is None and self.num_codes + w.c.shape[1] <= w.c.shape[0]:
             return self._replace(codes=(*self.codes, F.linear(x, w.a)), columns=(*self.columns, w.c))
         new = recomputed(w, x)
         return State(self.stage, h=recomputed(form, self) + new if self.codes or self.h is not None else new)

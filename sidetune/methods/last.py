@@ -8,6 +8,8 @@ With taps z_0, z_1 .. z_m, g blocks between one and the next and z_m the last bl
 F_i adds low-rank attention updates to what it is given (MIST's layer): T of them in a row, one in F_0. So u_i is the
 sum of the taps so far plus h_i, the sum of all updates so far, and what goes on is z_m + h_m. It is h that is carried:
 no large sums are taken from each other, and at the start, h = 0, the network is the plain backbone bit for bit.
+
+Given z_i - z_{i-t} in place of z_i, u_i is h_i plus the sum of the last t taps alone (MIST, section 10: side input).
 """
 
 from __future__ import annotations
@@ -26,12 +28,14 @@ from sidetune.methods.mist import LowRankAttention
 
 class Climbed(NamedTuple):
     taps: Tensor
-    """z_0 + ... + z_i, without a graph and in fp32."""
+    """z_0 + ... + z_i, or the last t of them, without a graph and in fp32."""
     h: Tensor
+    recent: tuple[Tensor, ...] = ()
+    """The last t taps, where t is less than all."""
 
 
 class AttentionLadder(SideNetwork):
-    def __init__(self, backbone: Backbone, rank: int, gap: int, layers: int) -> None:
+    def __init__(self, backbone: Backbone, rank: int, gap: int, layers: int, window: int | None) -> None:
         super().__init__()
         n, width = backbone.num_blocks, backbone.width(1)
         self.reads, self.writes = tuple(range(1, n + 1, gap)), (n,)
@@ -42,16 +46,22 @@ class AttentionLadder(SideNetwork):
 
         self.layers = nn.ModuleDict({str(i - 1): make(1 if i == 1 else layers) for i in (*self.reads, n + 1)})
         """By tap."""
+        self.window = window
 
     def read(self, block: int, x: Tensor, state: Climbed | None) -> Climbed:
         return self.climb(block - 1, x, state)
 
     def climb(self, tap: int, z: Tensor, state: Climbed | None) -> Climbed:
-        taps = z.float() if state is None else state.taps + z
+        recent: tuple[Tensor, ...] = ()
+        if self.window is not None:
+            recent = (*(state.recent if state else ()), z.float())[-self.window :]
+            taps = torch.stack(recent).sum(0)
+        else:
+            taps = z.float() if state is None else state.taps + z
         h = torch.zeros_like(taps) if state is None else state.h
         for layer in cast(Iterable[LowRankAttention], self.layers[str(tap)]):
             h = h + layer.update(taps + h)
-        return Climbed(taps, h)
+        return Climbed(taps, h, recent)
 
     def write(self, block: int, z: Tensor, state: Climbed) -> Tensor:
         return z + self.climb(block, z, state).h
@@ -66,10 +76,12 @@ class LAST(Method):
     """g: blocks between one tap that is read and the next; the last tap is always read."""
     layers: int = 2
     """T: layers of attention at every tap but the first, which has one."""
+    window: int | None = None
+    """t: how many taps, the last ones, are summed for a layer; all by default."""
     lr: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_positive(self, "rank", "gap", "layers")
+        check_positive(self, "rank", "gap", "layers", "window")
 
     def refuses(self, family: str) -> str | None:
         return None if family == "vit" else "its taps change shape from stage to stage and cannot be added up"
@@ -79,4 +91,4 @@ class LAST(Method):
             raise ValueError(f"gap {self.gap} is above the number of blocks, {backbone.num_blocks}")
         if self.rank > (width := backbone.width(1)):
             raise ValueError(f"rank {self.rank} is above the width of the backbone, {width}")
-        return Adaptation(side=AttentionLadder(backbone, self.rank, self.gap, self.layers))
+        return Adaptation(side=AttentionLadder(backbone, self.rank, self.gap, self.layers, self.window))

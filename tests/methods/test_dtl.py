@@ -7,9 +7,10 @@ from torch.nn import functional as F
 
 import sidetune
 from sidetune.backbones.layout import Layout
-from sidetune.contract import disturb
+from sidetune.contract import check_method, disturb
 from sidetune.methods import DTL
 from sidetune.methods.csn import Written, written
+from sidetune.methods.hidden import Skip
 
 
 def by_the_paper(backbone, model, images, *, beta=100.0, theta=True, fusion="none", kernel=3, reset=True):
@@ -25,7 +26,7 @@ def by_the_paper(backbone, model, images, *, beta=100.0, theta=True, fusion="non
         if i in side.reads:
             x = z.permute(0, 2, 3, 1) if channels_first else z
             w = side.w[str(i)]
-            h = x @ w.a.T @ w.c.T + (0 if h is None else h)
+            h = (x if isinstance(w, Skip) else x @ w.a.T @ w.c.T) + (0 if h is None else h)
         z = block(z)
         if i not in side.writes:
             continue
@@ -59,6 +60,8 @@ def by_the_paper(backbone, model, images, *, beta=100.0, theta=True, fusion="non
         {"fusion": "average", "kernel": 2},
         {"fusion": "full", "kernel": 3},
         {"fusion": "depthwise", "share_fusion": False, "first_write": 1},
+        {"maps": "skip", "theta": False},
+        {"maps": "skip", "fusion": "depthwise"},
     ],
     ids=lambda c: "-".join(map(str, c.values())) or "default",
 )
@@ -76,6 +79,12 @@ def test_every_switch_is_the_papers_equation(kind, choices):
         plain = backbone.pools["mean"](by_the_paper(backbone, sidetune.adapt(backbone, "dtl", num_classes=3), images))
     assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(found, plain, atol=1e-3), "the side network makes a difference"
+
+
+def test_skips_in_place_of_maps_keep_the_contract(backbone):
+    method = DTL(maps="skip", fusion="depthwise")
+    assert not method.starts_as_identity
+    check_method(method, backbone)
 
 
 def test_h_runs_on_over_stages_of_one_shape_without_reset(vit):

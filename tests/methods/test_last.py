@@ -60,6 +60,33 @@ def test_what_goes_on_is_the_papers_equation(vit, gap, numbers):
     assert not torch.allclose(found, vit.pools["token"](outputs[4]), atol=1e-3)
 
 
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_window_gives_layers_the_last_taps_alone(vit, window):
+    model = sidetune.adapt(vit, LAST(gap=1, layers=1, window=window), num_classes=3)
+    disturb(model)
+    images = torch.randn(2, 3, 32, 32)
+    taps = [vit.stem(images)]
+    for block in vit.blocks.values():
+        taps.append(block(taps[-1]))
+    u = 0.0
+    for i, z in enumerate(taps):  # the paper's change: z_i - z_{i-t} is what side block i is given
+        u = model.suffix.side.layers[str(i)][0](u + z - (taps[i - window] if i >= window else 0))
+    expected = vit.pools["token"](u - sum(taps[5 - window : 4]))
+    assert torch.allclose(model.suffix(model.features(images)), expected, atol=1e-4)
+
+
+def test_a_window_of_all_taps_is_no_window(vit):
+    images = torch.randn(2, 3, 32, 32)
+    plain, wide = (sidetune.adapt(vit, LAST(gap=1, window=window), num_classes=3) for window in (None, 5))
+    disturb(plain)
+    wide.load_state_dict(plain.state_dict())
+    assert torch.allclose(plain(images), wide(images), atol=1e-5)
+
+
+def test_a_window_keeps_the_contract(vit):
+    check_method(LAST(gap=1, window=2), vit)
+
+
 def test_it_learns_from_kept_features(vit, samples):
     model = sidetune.adapt(vit, "last", classes=samples.classes, transform="vtab")
     recipe = Recipe(epochs=12, batch_size=8, precision="fp32", lr=1e-2, lr_update="step")
