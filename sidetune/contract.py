@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -109,11 +111,12 @@ def its_trained_part_is_all_it_needs(model: AdaptedModel, other: AdaptedModel, i
 
 
 def computes_in_bf16(model: AdaptedModel, images: Tensor, labels: Tensor) -> None:
-    model.train()
-    with torch.autocast(images.device.type, torch.bfloat16):
-        loss = model.task.loss(model(images), labels)
-    loss.backward()
-    assert loss.isfinite(), "a step in bf16 has a finite loss"
+    for held in (model, copy.deepcopy(model).hold(torch.bfloat16)):
+        disturb(held.train())
+        with torch.autocast(images.device.type, torch.bfloat16):
+            loss = held.task.loss(held(images), labels)
+        loss.backward()
+        assert loss.isfinite(), "a step in bf16 has a finite loss"
 
 
 @torch.no_grad()

@@ -18,6 +18,8 @@ from sidetune.measure.memory import Memory
 from sidetune.model import AdaptedModel
 
 COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
+MARKERS = "osD"
+"""The next one where colours start again."""
 
 
 def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
@@ -32,6 +34,7 @@ def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
                 mib,
                 accuracy,
                 s=area,
+                marker=MARKERS[i // 10 % 3],
                 color=COLOURS[i % 10],
                 alpha=0.85,
                 zorder=3,
