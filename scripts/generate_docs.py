@@ -15,6 +15,7 @@ from pathlib import Path
 from sidetune.measure.compare import Comparison
 from sidetune.measure.plots import plot_accuracy_memory
 from sidetune.measure.report import footnote, heading
+from sidetune.methods import METHODS
 from sidetune.methods.matrix import markdown
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +60,83 @@ def costs() -> str:
     note = f"`python benchmarks/memory.py`, commit {commit}, torch {torch}"
     frugal = "Frugal: blocks computed again for the gradient, 8 images at a time, the gradient that of all 32"
     return "\n".join([*lines, "", f"{note}; LoRA of plain PyTorch is PEFT's. {frugal}. Paper: AAAI 2024, table 2.", ""])
+
+
+PUBLISHED = {
+    "linear": ("dtl-aaai24", "Linear"),
+    "full": ("dtl-aaai24", "Full"),
+    "bitfit": ("dtl-aaai24", "BitFit"),
+    "lora": ("dtl-aaai24", "LoRA"),
+    "adaptformer": ("dtl-aaai24", "AdaptFormer"),
+    "ssf": ("dtl-aaai24", "SSF"),
+    "fact-tk": ("dtl-aaai24", "FacT"),
+    "noah": ("dtl-aaai24", "NOAH"),
+    "lst": ("dtl-aaai24", "LST"),
+    "dtl": ("dtl-aaai24", "DTL"),
+    "dtl+": ("dtl-aaai24", "DTL+"),
+    "dtl+*": ("dtl-aaai24", "DTL+*"),
+    "dtlv2": ("dtl-tpami25", "DTLv2"),
+    "dtlv2-ls": ("dtl-tpami25", "DTLv2-LS"),
+}
+"""Where a method's size and memory stand in benchmarks/published; others are published without them, or by no row."""
+
+
+def all_results() -> list[Comparison]:
+    return [Comparison.load(path) for path in sorted((RESULTS / "all").glob("results-*.json"))]
+
+
+def all_methods() -> str:
+    """Every method's accuracy on the demo's data beside its size and memory on ViT-B/16, and beside the published."""
+    comparisons = all_results()
+    with (ROOT / "benchmarks/published/vtab1k_vit_b16.csv").open() as file:
+        published = {(row["source"], row["method"]): row for row in csv.DictReader(file)}
+    yardstick: dict[str, dict[str, dict]] = {}
+    for row in json.loads((RESULTS / "memory-vit_base_patch16_224.json").read_text())["rows"]:
+        if row["who"] == "sidetune":
+            yardstick.setdefault(row["method"], {})[row["how"]] = row
+    lines = [
+        f"| method | {' | '.join(c.data for c in comparisons)} | trained | paper | memory | frugal | paper |",
+        f"|---|{'---:|' * len(comparisons)}---:|---:|---:|---:|---:|",
+    ]
+    for name in METHODS:
+        rows = [next((row for row in c.rows if row.method == name), None) for c in comparisons]
+        if any(rows):
+            cells = ["" if r is None else f"{100 * r.accuracy:.1f} ± {100 * r.spread:.1f} %" for r in rows]
+            if ways := yardstick.get(name):
+                paper = published.get(PUBLISHED.get(name, ("", "")))
+                whole, frugal = ways["whole"], ways["checkpoint, pieces of 8"]
+                cells += [f"{whole['parameters']['trainable']:,}", f"{paper['params_m']} M" if paper else ""]
+                cells += [f"{way['peak_bytes'] / 2**20:,.0f} MiB" for way in (whole, frugal)]
+                cells.append(f"{paper['train_mem_gb_bs32']} GB" if paper else "")
+            else:
+                cells += [""] * 5
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    c = comparisons[0]
+    about = (
+        f"{len(c.rows[0].accuracies)} seeds, {len(c.rows[0].histories[0])} epochs, {c.backbone} at {c.image_size[0]} px"
+    )
+    return "\n".join([*lines, "", f"Accuracy: test images, mean and standard deviation, {about}.", ""])
+
+
+def serving() -> str:
+    """The service under load, and its memory."""
+    result = json.loads((RESULTS / "serve-cpu.json").read_text())
+    rounds = ", ".join(f"{rate:.1f}" for rate in result["service_images_per_second"])
+    bare, latency, memory = result["bare_images_per_second"], result["latency_seconds"], result["memory_mib"]
+    best = max(bare, key=bare.__getitem__)
+    lines = [
+        f"| {result['backbone']}, {result['clients']} clients | |",
+        "|---|---:|",
+        f"| bare backbone, batches of {best}, images a second | {bare[best]:.1f} |",
+        f"| service, images a second in each round | {rounds} |",
+        f"| service, of the bare backbone beside it (median of rounds) | {result['service_to_bare']:.2f} |",
+        f"| latency p50, p90, p99 (s) | {', '.join(f'{latency[p]:.2f}' for p in ('p50', 'p90', 'p99'))} |",
+    ]
+    lines += [
+        f"| memory after {int(count):,} requests (small network) | {mib:,.0f} MiB |" for count, mib in memory.items()
+    ]
+    lines.append(f"| after as many damaged ones | {result['memory_after_damage_mib']:,.0f} MiB |")
+    return "\n".join([*lines, "", f"{result['cpu']}, commit {result['commit']}.", ""])
 
 
 def demo_results() -> list[Comparison]:
@@ -153,9 +231,9 @@ def replaced(text: str, name: str, content: str) -> str:
 def main() -> int:
     files = {
         ROOT / "README.md": {"costs": costs(), "demo": demo()},
-        ROOT / "docs/methods.md": {"matrix": markdown()},
+        ROOT / "docs/methods.md": {"matrix": markdown(), "all": all_methods()},
         ROOT / "docs/edge.md": {"edge": edge()},
-        ROOT / "docs/performance.md": {"steps": steps(), "store": store(), "int8": eight_bit()},
+        ROOT / "docs/performance.md": {"steps": steps(), "store": store(), "int8": eight_bit(), "serving": serving()},
     }
     stale = []
     for path, parts in files.items():
@@ -168,6 +246,7 @@ def main() -> int:
                 path.write_text(after, encoding="utf-8")
     if "--check" not in sys.argv:
         plot_accuracy_memory(demo_results(), ROOT / "docs/accuracy-memory.png")
+        plot_accuracy_memory(all_results(), ROOT / "docs/all-methods.png")
         return 0
     if stale:
         print(f"out of date: {', '.join(stale)}; run python scripts/generate_docs.py")
