@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 import sidetune
+from sidetune.cli.demo import BACKBONE, TAPS
 from sidetune.data import read_data
 from sidetune.features import from_named
 from sidetune.measure.machine import birth_certificate
@@ -24,8 +25,6 @@ from sidetune.train.kept import share_features
 from sidetune.wire.codec import decode, encode, num_bytes
 
 RESULTS = Path(__file__).parent / "results"
-BACKBONE = "vit_small_patch14_dinov2.saliency"
-TAPS = {"sprites-location": 6, "fashion-1k": 10}
 
 
 def sent(features: FeatureMemory, precision: str) -> FeatureMemory:

@@ -20,30 +20,44 @@ from sidetune.methods.matrix import markdown
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
-PAPER_NAMES = {
-    "linear": "Linear",
-    "dtl": "DTL",
-    "dtl+": "DTL+",
-    "dtl+*": "DTL+*",
-    "lora": "LoRA",
-    "bitfit": "BitFit",
-    "full": "Full",
+PUBLISHED = {
+    "linear": ("dtl-aaai24", "Linear"),
+    "full": ("dtl-aaai24", "Full"),
+    "bitfit": ("dtl-aaai24", "BitFit"),
+    "lora": ("dtl-aaai24", "LoRA"),
+    "adaptformer": ("dtl-aaai24", "AdaptFormer"),
+    "ssf": ("dtl-aaai24", "SSF"),
+    "fact-tk": ("dtl-aaai24", "FacT"),
+    "noah": ("dtl-aaai24", "NOAH"),
+    "lst": ("dtl-aaai24", "LST"),
+    "dtl": ("dtl-aaai24", "DTL"),
+    "dtl+": ("dtl-aaai24", "DTL+"),
+    "dtl+*": ("dtl-aaai24", "DTL+*"),
+    "dtlv2": ("dtl-tpami25", "DTLv2"),
+    "dtlv2-ls": ("dtl-tpami25", "DTLv2-LS"),
 }
+"""Where a method's size and memory stand in benchmarks/published; others are published without them, or by no row."""
+IN_README = ("linear", "dtl", "dtl+", "dtl+*", "lora", "bitfit", "full")
+
+
+def papers() -> dict[tuple[str, str], dict[str, str]]:
+    """Published rows by source and the name that the source uses."""
+    with (ROOT / "benchmarks/published/vtab1k_vit_b16.csv").open() as file:
+        return {(row["source"], row["method"]): row for row in csv.DictReader(file)}
 
 
 def costs() -> str:
     """Parameters and memory of a training step on ViT-B/16, ours beside the paper's and beside what others run."""
     result = json.loads((RESULTS / "memory-vit_base_patch16_224.json").read_text())
-    with (ROOT / "benchmarks/published/vtab1k_vit_b16.csv").open() as file:
-        published = {row["method"]: row for row in csv.DictReader(file) if row["source"] == "dtl-aaai24"}
+    published = papers()
     peaks = {(row["who"], row["method"], row["how"]): row["peak_bytes"] / 2**20 for row in result["rows"]}
     trained = {row["method"]: row["parameters"]["trainable"] for row in result["rows"] if row["who"] == "sidetune"}
     lines = [
         "| method | trained parameters | paper | memory | frugal | plain PyTorch | in pieces of 8 | paper |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, theirs in PAPER_NAMES.items():
-        paper, peer = published[theirs], {"lora": "peft lora"}.get(name, name)
+    for name in IN_README:
+        paper, peer = published[PUBLISHED[name]], {"lora": "peft lora"}.get(name, name)
         others = [peaks.get(("peer", peer, how)) for how in ("whole", "pieces of 8")]
         lines.append(
             f"| `{name}` | {trained[name]:,} | {paper['params_m']} M | {peaks['sidetune', name, 'whole']:,.0f} MiB "
@@ -62,25 +76,6 @@ def costs() -> str:
     return "\n".join([*lines, "", f"{note}; LoRA of plain PyTorch is PEFT's. {frugal}. Paper: AAAI 2024, table 2.", ""])
 
 
-PUBLISHED = {
-    "linear": ("dtl-aaai24", "Linear"),
-    "full": ("dtl-aaai24", "Full"),
-    "bitfit": ("dtl-aaai24", "BitFit"),
-    "lora": ("dtl-aaai24", "LoRA"),
-    "adaptformer": ("dtl-aaai24", "AdaptFormer"),
-    "ssf": ("dtl-aaai24", "SSF"),
-    "fact-tk": ("dtl-aaai24", "FacT"),
-    "noah": ("dtl-aaai24", "NOAH"),
-    "lst": ("dtl-aaai24", "LST"),
-    "dtl": ("dtl-aaai24", "DTL"),
-    "dtl+": ("dtl-aaai24", "DTL+"),
-    "dtl+*": ("dtl-aaai24", "DTL+*"),
-    "dtlv2": ("dtl-tpami25", "DTLv2"),
-    "dtlv2-ls": ("dtl-tpami25", "DTLv2-LS"),
-}
-"""Where a method's size and memory stand in benchmarks/published; others are published without them, or by no row."""
-
-
 def all_results() -> list[Comparison]:
     return [Comparison.load(path) for path in sorted((RESULTS / "all").glob("results-*.json"))]
 
@@ -88,8 +83,7 @@ def all_results() -> list[Comparison]:
 def all_methods() -> str:
     """Every method's accuracy on the demo's data beside its size and memory on ViT-B/16, and beside the published."""
     comparisons = all_results()
-    with (ROOT / "benchmarks/published/vtab1k_vit_b16.csv").open() as file:
-        published = {(row["source"], row["method"]): row for row in csv.DictReader(file)}
+    published = papers()
     yardstick: dict[str, dict[str, dict]] = {}
     for row in json.loads((RESULTS / "memory-vit_base_patch16_224.json").read_text())["rows"]:
         if row["who"] == "sidetune":

@@ -86,8 +86,6 @@ class Suffix(nn.Module):
         self.pool = nn.Identity() if self.only_pools else adaptation.pool or own("pool", parts["pool"])
         self.dtype = torch.float32
         self.native: set[nn.Module] = set()
-        self.pool_is_held = False
-        """Whether the final norm is frozen in a low type, which not all norms take with tokens of another type."""
         self.num_recomputed = 0
         """How many blocks, the first ones, are computed again for the gradient; only their inputs are kept."""
         self.keep_taps: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -99,8 +97,8 @@ class Suffix(nn.Module):
         hold(self, device, dtype, weights)
         self.dtype = dtype
         parts = [*self.blocks.values(), *self.transitions.values()]
-        frozen = [not p.requires_grad for p in self.pool.parameters()]
-        self.pool_is_held = is_low(dtype) and bool(frozen) and all(frozen)
+        if any(True for _ in self.pool.parameters()):  # a final norm; one without weights takes tokens as they come
+            parts.append(self.pool)
         self.native = {part for part in parts if is_low(dtype) and not any(p.requires_grad for p in part.parameters())}
 
     @property
@@ -152,7 +150,7 @@ class Suffix(nn.Module):
                 z = self.run(block, z)
             if i in self.side.writes:
                 z = self.side.write(i, z, state)
-        return self.pool(z.to(self.dtype) if self.pool_is_held else z)
+        return self.run(self.pool, z)
 
     def run(self, part: nn.Module, z: Tensor) -> Tensor:
         if part not in self.native:

@@ -77,16 +77,7 @@ def train_on_device(
     about: Sequence[str] = ("--backbone", backbone.card.name, "--image-size", str(backbone.card.image_size[0]))
     with service(*about, "--transform", "vtab") as (_, address):
         file = work / "features.sidetune"
-        words: Sequence[str | Path] = (
-            "--server",
-            address,
-            "--precision",
-            precision,
-            "--k",
-            str(k),
-            "--in-flight",
-            "16",
-        )
+        words: Sequence[str | Path] = ("--server", address, "--precision", precision, "--k", str(k))
         device("enroll", work / "images", "--out", file, "--in-flight", "16", *words)
     done = device("fit", file, "--out", out, "--k", str(k), "--epochs", str(epochs))
     model = load(out, backbone=backbone)

@@ -139,7 +139,11 @@ def test_an_address_where_nobody_answers_is_given_up(folder, tmp_path):
 def test_ctrl_c_stops_at_once_and_says_how_to_go_on(slow, folder, tmp_path):
     words = ["enroll", folder, *slow, "--out", tmp_path / "f"]
     command = [sys.executable, "-c", WITHOUT, "edge", *map(str, words)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+
+    def heed() -> None:  # where the tests run in a shell's background, SIGINT comes ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as running:
         while not (tmp_path / "f").exists():
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
