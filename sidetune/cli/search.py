@@ -55,8 +55,9 @@ def searched(
 ) -> tuple[Method, Recipe]:
     """The method and recipe with what was left open chosen on validation images.
 
-    `left_open` names choices of the method's. `rates` are those to try, multiples of the method's own if None. Without
-    validation images, a fifth of the training images stands in for them; the run itself then trains on all.
+    `left_open` names choices of the method's. `rates` are those to try; multiples of the method's own if None, and
+    beyond them where the best is at the edge. Without validation images, a fifth of the training images stands in for
+    them; the run itself then trains on all.
     """
     val, train = splits.val, splits.train
     if val is None:
@@ -87,7 +88,8 @@ def searched(
         **parts,
         **share_features(parts, opened, [make(c) for c in choices], quick, report.features),
     }
-    best, trials = search(make_begun, choices, data["train"], data["val"], quick, Trials(report))
+    open_ended = lr and not rates
+    best, trials = search(make_begun, choices, data["train"], data["val"], quick, Trials(report), open_ended=open_ended)
     ERR.print(f"chosen {told(best)} after {len(trials)} short runs on {len(val):,} validation images")
     kept = {name: value for name, value in best.items() if name != "lr"}
     return replace(method, **kept), replace(recipe, lr=best.get("lr", recipe.lr))  # type: ignore[arg-type]

@@ -45,29 +45,44 @@ def search(
     report: SearchReport,
     *,
     rungs: int = 2,
+    open_ended: bool = False,
 ) -> tuple[Choice, list[Trial]]:
     """The best of some choices on `val`, and everything that was tried.
 
     Successive halving: all choices are trained for a share of the recipe's epochs, the better half for twice as many,
     and so on for `rungs` rounds, the last of them for half the recipe's epochs. Every training is a whole short run
-    with its own warm-up and cosine, so that rates are compared as they will be used.
+    with its own warm-up and cosine, so that rates are compared as they will be used. `open_ended`: a best learning rate
+    that is the largest or the smallest tried is doubled or halved for as long as that is better still.
     """
     trials: list[Trial] = []
+
+    def tried(choice: Choice, epochs: int) -> Trial:
+        short = replace(recipe, epochs=epochs, lr=choice.get("lr", recipe.lr), lr_update="step", cooldown_epochs=0)
+        short = replace(short, warmup_epochs=None, keep="last")
+        try:
+            last = fit(make(choice), train, val=val, recipe=short, report=report).history[-1]
+            trial = Trial(choice=choice, epochs=epochs, val_accuracy=last.val_accuracy or 0, loss=last.loss)
+        except NonFiniteLoss:
+            trial = Trial(choice=choice, epochs=epochs, val_accuracy=0, loss=math.inf)
+        trials.append(trial)
+        report.trial(trial)
+        return trial
+
     left = list(choices)
     for rung in range(rungs):
         epochs = max(recipe.epochs // 2 ** (rungs - rung), 1)
-        round_ = []
-        for choice in left:
-            short = replace(recipe, epochs=epochs, lr=choice.get("lr", recipe.lr), lr_update="step", cooldown_epochs=0)
-            short = replace(short, warmup_epochs=None, keep="last")
-            try:
-                last = fit(make(choice), train, val=val, recipe=short, report=report).history[-1]
-                trial = Trial(choice=choice, epochs=epochs, val_accuracy=last.val_accuracy or 0, loss=last.loss)
-            except NonFiniteLoss:
-                trial = Trial(choice=choice, epochs=epochs, val_accuracy=0, loss=math.inf)
-            round_.append(trial)
-            report.trial(trial)
-        trials += round_
-        round_.sort(key=lambda t: t.rank, reverse=True)
-        left = [t.choice for t in round_[: -(-len(round_) // 2)]]
-    return left[0], trials
+        ranked = sorted((tried(choice, epochs) for choice in left), key=lambda t: t.rank, reverse=True)
+        left = [t.choice for t in ranked[: -(-len(ranked) // 2)]]
+    best = ranked[0]
+    while open_ended and (factor := outward(best, trials)):
+        further = tried({**best.choice, "lr": factor * best.choice["lr"]}, best.epochs)
+        if further.rank <= best.rank:
+            break
+        best = further
+    return best.choice, trials
+
+
+def outward(best: Trial, trials: Sequence[Trial]) -> float | None:
+    """2 or 1/2 where the best rate is the largest or the smallest of those tried; None within."""
+    rates = [t.choice["lr"] for t in trials]
+    return 2 if best.choice["lr"] == max(rates) else 0.5 if best.choice["lr"] == min(rates) else None

@@ -6,7 +6,7 @@ import torch
 import sidetune
 from sidetune.train.loop import Silent
 from sidetune.train.recipe import Recipe
-from sidetune.train.search import search
+from sidetune.train.search import Trial, outward, search
 
 
 class Heard(Silent):
@@ -44,3 +44,23 @@ def test_a_choice_whose_loss_explodes_loses(vit, samples):
         make, [{"lr": 2.0}, {"lr": 1e-3}], samples, samples, Recipe(epochs=4, batch_size=8, precision="fp32"), Heard()
     )
     assert best == {"lr": 1e-3} and trials[0].loss == pytest.approx(torch.inf)
+
+
+def test_a_best_rate_at_the_edge_is_doubled_while_that_is_better(vit, samples):
+    heard = Heard()
+
+    def make(choice):
+        return sidetune.adapt(vit, "linear", classes=samples.classes, transform="vtab")
+
+    recipe = Recipe(epochs=4, batch_size=8, precision="fp32")
+    best, trials = search(make, [{"lr": 1e-5}], samples, samples, recipe, heard, open_ended=True)
+    last = trials[1:]
+    assert [t.choice["lr"] for t in last] == [1e-5 * 2**i for i in range(len(last))] and len(last) > 2
+    assert all(a.rank < b.rank for a, b in zip(last[:-2], last[1:-1], strict=True)) and last[-1].rank <= last[-2].rank
+    assert best == last[-2].choice and heard.trials == trials and {t.epochs for t in last} == {2}
+
+
+@pytest.mark.parametrize(("best", "factor"), [(1e-3, 0.5), (2e-3, None), (4e-3, 2)])
+def test_only_an_outermost_rate_leads_further(best, factor):
+    trials = [Trial(choice={"lr": lr}, epochs=1, val_accuracy=lr == best, loss=1.0) for lr in (1e-3, 4e-3, 2e-3)]
+    assert outward(max(trials, key=lambda t: t.rank), trials) == factor
