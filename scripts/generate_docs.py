@@ -77,7 +77,7 @@ def costs() -> str:
 
 
 def all_results() -> list[Comparison]:
-    return [Comparison.load(path) for path in sorted((RESULTS / "all").glob("results-*.json"))]
+    return [Comparison.load(path) for path in sorted((RESULTS / "6-epochs").glob("results-*.json"))]
 
 
 def all_methods() -> str:

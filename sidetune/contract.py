@@ -6,11 +6,14 @@ import copy
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sidetune.backbones import Backbone
 from sidetune.backbones.prefix import Prefix
+from sidetune.backbones.structure import rebuild
 from sidetune.backbones.weights import digest_of
 from sidetune.features import Need
+from sidetune.measure.plan import empty
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
 
@@ -35,6 +38,7 @@ def check_method(method: Method, backbone: Backbone) -> None:
         features_stand_for_images(make(), images)
         its_trained_part_is_all_it_needs(make(), make(), images)
         computes_in_bf16(make(), images, labels)
+        computes_on_one_device(make(), images)
 
 
 def starts_as_promised(model: AdaptedModel, backbone: Backbone, images: Tensor) -> None:
@@ -117,6 +121,15 @@ def computes_in_bf16(model: AdaptedModel, images: Tensor, labels: Tensor) -> Non
             loss = held.task.loss(held(images), labels)
         loss.backward()
         assert loss.isfinite(), "a step in bf16 has a finite loss"
+
+
+def computes_on_one_device(model: AdaptedModel, images: Tensor) -> None:
+    """Without values, on a GPU that is only pretended: tensors that a method makes elsewhere are found without one."""
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            there = rebuild(model, empty)
+        logits = there(torch.empty(images.shape, device="cuda"))
+    assert logits.is_cuda, "images on a GPU have their logits there"
 
 
 @torch.no_grad()

@@ -16,6 +16,9 @@ from sidetune.train.recipe import Recipe
 Choice = Mapping[str, float]
 """Values by name: `lr`, and fields of the method."""
 
+SHORTEST = 3
+"""Epochs. After one of 25 steps all rates are about as good as chance."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
@@ -50,7 +53,8 @@ def search(
     """The best of some choices on `val`, and everything that was tried.
 
     Successive halving: all choices are trained for a share of the recipe's epochs, the better half for twice as many,
-    and so on for `rungs` rounds, the last of them for half the recipe's epochs. Every training is a whole short run
+    and so on for `rungs` rounds, the last of them for half the recipe's epochs; runs that are too short to tell rates
+    apart are left out. Every training is a whole short run
     with its own warm-up and cosine, so that rates are compared as they will be used. `open_ended`: a best learning rate
     that is the largest or the smallest tried is doubled or halved for as long as that is better still.
     """
@@ -69,8 +73,8 @@ def search(
         return trial
 
     left = list(choices)
-    for rung in range(rungs):
-        epochs = max(recipe.epochs // 2 ** (rungs - rung), 1)
+    shortest = min(SHORTEST, recipe.epochs)
+    for epochs in sorted({max(recipe.epochs // 2**halvings, shortest) for halvings in range(1, rungs + 1)}):
         ranked = sorted((tried(choice, epochs) for choice in left), key=lambda t: t.rank, reverse=True)
         left = [t.choice for t in ranked[: -(-len(ranked) // 2)]]
     best = ranked[0]
