@@ -48,13 +48,8 @@ class Run:
             shutil.rmtree(self.path, ignore_errors=True)
             for name in (CONFIG, WEIGHTS, CARD):
                 (self.folder / name).unlink(missing_ok=True)
+        self.check_free(resume=resume)
         asked = self.path / REQUEST
-        found = "a run" if asked.exists() else "a model" if (self.folder / CONFIG).exists() else None
-        if found and not resume:
-            raise RunExists(
-                f"{self.folder} already holds {found}; go on with a run by --resume, replace it by --overwrite, or "
-                f"choose another folder"
-            )
         for place in (self.folder, self.path):
             remove_stale(place, "*")
         request = json.loads(json.dumps(request))
@@ -66,6 +61,14 @@ class Run:
             return (self.path / STATE).exists()
         write_text(asked, json.dumps(request, indent=1))
         return False
+
+    def check_free(self, *, resume: bool) -> None:
+        places = {"a run": self.path / REQUEST, "a model": self.folder / CONFIG}
+        if not resume and (found := next((what for what, place in places.items() if place.exists()), None)):
+            raise RunExists(
+                f"{self.folder} already holds {found}; go on with a run by --resume, replace it by --overwrite, or "
+                f"choose another folder"
+            )
 
     def save(self, progress: Progress, steps: int, arrays: dict[str, Array]) -> None:
         told = {**vars(progress), "history": [asdict(e) for e in progress.history], "steps": steps}

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,11 @@ def parser(program: str) -> argparse.ArgumentParser:
     fit = verbs.add_parser("fit", parents=[output], help="train on a file of features, without a network")
     fit.add_argument("file", type=Path)
     fit.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the run and the model")
-    fit.add_argument("--k", type=int, help="which sum of taps; the largest in the file if not given")
+    fit.add_argument(
+        "--k",
+        type=number_or_auto,
+        help="which sum of taps, or auto: what validation images prefer; the largest in the file if not given",
+    )
     fit.add_argument("--lr", type=float, help="learning rate")
     fit.add_argument("--epochs", type=int, default=100)
     fit.add_argument("--batch-size", type=int, default=32, metavar="N")
@@ -112,6 +116,12 @@ def numbers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected whole numbers with commas between, got {text!r}") from None
+
+
+def number_or_auto(text: str) -> int | str:
+    if text != "auto" and not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number or auto, got {text!r}")
+    return text if text == "auto" else int(text)
 
 
 def say(text: str) -> None:
@@ -181,6 +191,7 @@ def run_fit(given: argparse.Namespace) -> None:
     threads = given.threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or min(os.cpu_count() or 1, 4)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported; a batch is shared out as a whole
     from sidetune.edge.artefact import Choices
+    from sidetune.edge.choose import choose_k
     from sidetune.edge.trainer import fit
     from sidetune.train.recipe import Recipe
 
@@ -197,22 +208,27 @@ def run_fit(given: argparse.Namespace) -> None:
         val = "" if epoch.val_accuracy is None else f"  val {100 * epoch.val_accuracy:5.1f} %"
         say(f"epoch {epoch.epoch:>3}/{total}  loss {epoch.loss:.4f}{val}  lr {epoch.lr:.1e}  {epoch.seconds:.1f} s")
 
+    def tried(k: int, val_accuracy: float) -> None:
+        say(f"k {k}: val {100 * val_accuracy:.1f} %")
+
+    choices = Choices(rank=given.rank, layers=given.layers, pool=given.pool)
+    how = {"recipe": recipe, "resume": given.resume, "overwrite": given.overwrite, "threads": threads}
+    if given.k == "auto":
+        given.k = choose_k(given.file, given.out, choices=choices, report=tried, **how)
     done = fit(
         given.file,
         given.out,
-        choices=Choices(rank=given.rank, layers=given.layers, k=given.k, pool=given.pool),
-        recipe=recipe,
-        resume=given.resume,
-        overwrite=given.overwrite,
+        choices=replace(choices, k=given.k),
         checkpoint_seconds=given.checkpoint_seconds,
-        threads=threads,
         report=report,
+        **how,
     )
     if given.json:
-        result = {"out": str(given.out), "accuracy": done.accuracy, "num_parameters": done.num_parameters}
+        result = {"out": str(given.out), "k": done.k, "accuracy": done.accuracy, "num_parameters": done.num_parameters}
         result["peak_bytes"] = peak_bytes()
         print(json.dumps({**result, "history": [asdict(e) for e in done.history]}))
         return
+    print(f"sum of taps up to k = {done.k}")
     for part, accuracy in done.accuracy.items():
         print(f"{part} accuracy {100 * accuracy:.2f} %")
     if peak := peak_bytes():

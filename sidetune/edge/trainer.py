@@ -33,6 +33,7 @@ FOLLOWED = {
 class Fit:
     """What a run came to."""
 
+    k: int
     history: tuple[Epoch, ...]
     accuracy: dict[str, float]
     """By part that is not trained on: val, test."""
@@ -83,6 +84,7 @@ def fit(
             Artefact(card=header.card, classes=header.classes, choices=choices, recipe=recipe, parameters=learner.p),
         )
     return Fit(
+        k=choices.k,
         history=tuple(progress.history),
         accuracy={part: score for part, score in scores.items() if score is not None},
         num_parameters=shape.num_parameters - shape.num_classes * (shape.width + 1),

@@ -50,9 +50,24 @@ def test_enroll_fit_predict_and_back_to_pytorch(weights, folder, tmp_path):
         told = device("enroll", folder, "--server", url, "--out", file, "--key-file", key, "--k", "6,12", "--json")
         assert told["complete"] and told["ks"] == [6, 12]
         assert device("status", file, "--json") == told
-        fitting = ("fit", file, "--out", out, "--k", "6", "--epochs", 8, "--batch-size", 8, "--rank", 8, "--lr", "1e-2")
+        fitting = (
+            "fit",
+            file,
+            "--out",
+            out,
+            "--k",
+            "auto",
+            "--epochs",
+            8,
+            "--batch-size",
+            8,
+            "--rank",
+            8,
+            "--lr",
+            "1e-2",
+        )
         done = device(*fitting, "--json")
-        assert done["accuracy"]["test"] == 1 and len(done["history"]) == 8
+        assert done["accuracy"]["test"] == 1 and len(done["history"]) == 8 and done["k"] in (6, 12)
         assert "--resume" in device(*fitting, status=2)
         images = sorted((folder / "test").rglob("*.png"))
         found = device("predict", out, folder / "test", "--server", url, "--key-file", key, "--top", 3, "--json")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ import sidetune
 from sidetune.edge import artefact
 from sidetune.edge.adamw import AdamW
 from sidetune.edge.artefact import Choices
+from sidetune.edge.choose import choose_k
 from sidetune.edge.client import Client
 from sidetune.edge.enroll import enroll
 from sidetune.edge.features import REFUSED, FeatureFile
@@ -265,3 +266,31 @@ def test_the_python_of_edge_md_runs(folder, tmp_path, monkeypatch):
     shown = []
     exec(code.replace("epochs=20", "epochs=2"), {})
     assert shown[0].keys() == {"val", "test"}
+
+
+def test_validation_images_choose_k(file, tmp_path):
+    heard, out = {}, tmp_path / "m"
+    with FeatureFile(file, writable=True) as opened:  # under k = 4 all images look the same
+        blank = opened.record(0, 4).tobytes()
+        for image in range(len(opened.header.images)):
+            opened.put(image, {2: opened.record(image, 2).tobytes(), 4: blank})
+    recipe = replace(RECIPE, epochs=16)
+    assert choose_k(file, out, choices=CHOICES, recipe=recipe, report=heard.__setitem__) == 2
+    assert heard[2] > heard[4] and list(heard) == [2, 4]
+    alone = fit(file, tmp_path / "alone", choices=replace(CHOICES, k=2), recipe=replace(RECIPE, epochs=4))
+    assert alone.accuracy["val"] == heard[2]
+    state = out / "trials" / "k-2" / "run" / "checkpoint.safetensors"
+    before = state.stat().st_mtime_ns
+    assert choose_k(file, out, choices=CHOICES, recipe=recipe) == 2 and state.stat().st_mtime_ns == before
+    fit(file, out, choices=replace(CHOICES, k=2), recipe=recipe)
+    with pytest.raises(RunExists, match="--resume"):
+        choose_k(file, out, choices=CHOICES, recipe=recipe)
+
+
+def test_k_cannot_be_chosen_without_validation_images(file, tmp_path):
+    with FeatureFile(file, writable=True) as opened:
+        for image in opened.part("val"):
+            opened.mark(int(image), REFUSED, [0, 0])
+    with pytest.raises(DataError, match="no validation images"):
+        choose_k(file, tmp_path / "m", choices=CHOICES, recipe=RECIPE)
+    assert not (tmp_path / "m").exists()

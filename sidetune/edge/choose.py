@@ -1,0 +1,51 @@
+"""Which sum of taps to train on: a short run with each that the file holds, scored on validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from sidetune.edge.artefact import Choices
+from sidetune.edge.checkpoint import Run
+from sidetune.edge.features import FeatureFile
+from sidetune.edge.trainer import fit
+from sidetune.errors import DataError
+from sidetune.train.recipe import Recipe
+
+SHORTEST = 3
+"""Epochs; fewer do not tell."""
+
+
+def choose_k(
+    path: Path,
+    out: Path,
+    *,
+    choices: Choices,
+    recipe: Recipe,
+    resume: bool = False,
+    overwrite: bool = False,
+    threads: int = 1,
+    report: Callable[[int, float], None] = lambda k, val_accuracy: None,
+) -> int:
+    """The k of best validation accuracy after a quarter of the recipe's epochs; the largest of those that are level.
+
+    The runs are kept in `out/trials` and gone on with like any other. Raises as `fit` does, and DataError for a file
+    without validation images.
+    """
+    if not overwrite:
+        Run(out).check_free(resume=resume)
+    with FeatureFile(path) as file:
+        ks, num_val = file.header.ks, len(file.part("val"))
+    if not num_val:
+        raise DataError(f"{path} holds no validation images to choose k by; enrol a folder with val/, or give --k")
+    short = replace(recipe, epochs=max(recipe.epochs // 4, min(SHORTEST, recipe.epochs)))
+    scores = {}
+    for k in ks:
+        folder, chosen = out / "trials" / f"k-{k}", replace(choices, k=k)
+        done = fit(
+            path, folder, choices=chosen, recipe=short, resume=not overwrite, overwrite=overwrite, threads=threads
+        )
+        scores[k] = done.accuracy["val"]
+        report(k, scores[k])
+    return max(ks, key=lambda k: (scores[k], k))
