@@ -91,10 +91,8 @@ def start(shape: Shape, seed: int) -> Parameters:
     """Parameters before the first step, distributed as PyTorch's are: the network starts as a linear probe."""
     parameters, rng = Parameters(shape), np.random.default_rng([seed, 0])
     for name, tensor in parameters.tensors.items():
-        if name.endswith("qkv.weight"):
-            tensor[...] = rng.uniform(-1, 1, tensor.shape) / np.sqrt(shape.width)
-        elif name.endswith("norm.weight"):
+        if name.endswith("norm.weight"):
             tensor[...] = 1
-        elif name == "head.weight":
+        elif name.endswith("qkv.weight") or name == "head.weight":
             tensor[...] = 0.02 * rng.standard_normal(tensor.shape)
     return parameters

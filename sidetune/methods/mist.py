@@ -35,6 +35,7 @@ class LowRankAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * rank, bias=False)
         self.out = nn.Linear(rank, width, bias=False)
+        nn.init.normal_(self.qkv.weight, std=0.02)  # as ViTs begin; PyTorch's own start is wider where d is small
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor) -> Tensor:
