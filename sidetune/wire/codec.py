@@ -2,16 +2,20 @@
 
 A matrix of T tokens and C channels becomes, in 8 and 4 bits,
 
-    x[t, c] = m[c] + a[c] s[t] q[t, c]        q = -127..127 in 8 bits, q = code - 7.5 with code = 0..15 in 4
+    x[t, c] = m[c] + a[c] (s[t] q[t, c] + sum over j of p[j] u[j, t] v[j, c])
+
+    q = -127..127 and no u, v in 8 bits;    q, u, v = code - 7.5 with code = 0..15 in 4
 
 with a scale s for every token, and a mean m and scale a for every channel: in pretrained transformers a few channels
-are tens of times larger than the rest, and would take all levels of a scale that a whole token shared. A single
-vector (T = 1) has s alone. `docs/wire.md` draws the bytes.
+are tens of times larger than the rest, and would take all levels of a scale that a whole token shared. Taps are close
+to matrices of low rank, so that a few outer products u v leave little for q to carry; their own rounding is part of
+what q rounds. A single vector (T = 1) has s alone. `docs/wire.md` draws the bytes.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,6 +35,12 @@ STEP = np.float32(0.3352)
 """Of a normal distribution's deviation: the step of 16 even levels that errs least (Max 1960, table 2)."""
 ROUNDS = 2
 """How often the step of 4-bit codes is fitted to the codes it gave."""
+PRODUCTS, SHARE = 16, 4
+"""The most outer products of a matrix in 4 bits, and how many tokens and channels it has for each of them."""
+AT_ONCE = 2
+"""So many are found together; the next ones see what rounding these has left."""
+ITERATIONS = 2
+"""Of the power method that finds them."""
 LOW_HIGH = np.stack([np.arange(256) % 16 - 7.5, np.arange(256) // 16 - 7.5], axis=1).astype(np.float32)
 """By byte: the two numbers that it holds, the earlier channel in the low half."""
 
@@ -42,13 +52,17 @@ def matrices(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return math.prod(shape[:-2]), shape[-2] if len(shape) > 1 else 1, shape[-1]
 
 
-def row_bytes(channels: int, precision: str) -> int:
-    """Bytes of a token's codes."""
-    return channels if precision == "int8" else (channels + 1) // 2
+def row_bytes(numbers: int, precision: str) -> int:
+    """Bytes of so many codes in a row."""
+    return numbers if precision == "int8" else (numbers + 1) // 2
 
 
-def num_scales(tokens: int, channels: int) -> int:
-    return tokens if tokens == 1 else 2 * channels + tokens
+def num_products(tokens: int, channels: int, precision: str) -> int:
+    return min(PRODUCTS, tokens // SHARE, channels // SHARE) if precision == "int4" else 0
+
+
+def num_scales(tokens: int, channels: int, precision: str) -> int:
+    return tokens if tokens == 1 else 2 * channels + tokens + num_products(tokens, channels, precision)
 
 
 def num_bytes(shape: tuple[int, ...], precision: str) -> int:
@@ -57,7 +71,11 @@ def num_bytes(shape: tuple[int, ...], precision: str) -> int:
     count, tokens, channels = matrices(shape)
     if precision in FLOATS:
         return count * tokens * channels * FLOATS[precision].itemsize
-    return count * (num_scales(tokens, channels) * SCALE.itemsize + tokens * row_bytes(channels, precision))
+    factors = num_products(tokens, channels, precision) * (
+        row_bytes(tokens, precision) + row_bytes(channels, precision)
+    )
+    scales = num_scales(tokens, channels, precision) * SCALE.itemsize
+    return count * (scales + factors + tokens * row_bytes(channels, precision))
 
 
 def check(precision: str) -> None:
@@ -111,49 +129,107 @@ def decode_batch(data: Bytes, shape: tuple[int, ...], precision: str, out: Array
     return out
 
 
-def split(part: Bytes, tokens: int, channels: int, precision: str) -> tuple[Bytes, Bytes]:
-    """A matrix's bytes -> those of its scales, and its codes (tokens, bytes of a row)."""
-    border = num_scales(tokens, channels) * SCALE.itemsize
-    return part[:border], part[border:].reshape(tokens, row_bytes(channels, precision))
+@dataclass(frozen=True)
+class Parts:
+    """A matrix's bytes, to read or write."""
+
+    mean: NDArray[Any]
+    """m (C), and below: a (C), s (T), p (products)."""
+    spread: NDArray[Any]
+    step: NDArray[Any]
+    size: NDArray[Any]
+    u: Bytes
+    """(products, bytes of T codes); v: (products, bytes of C codes); codes of q: (T, bytes of C codes)."""
+    v: Bytes
+    codes: Bytes
+
+    @classmethod
+    def of(cls, part: Bytes, tokens: int, channels: int, precision: str) -> Parts:
+        products = num_products(tokens, channels, precision)
+        of_channels = channels if tokens > 1 else 0
+        lengths = [of_channels, of_channels, tokens, products]
+        border = sum(lengths) * SCALE.itemsize
+        scales = np.split(part[:border].view(SCALE), np.cumsum(lengths)[:-1])
+        rows = [(products, tokens), (products, channels), (tokens, channels)]
+        shapes = [(count, row_bytes(numbers, precision)) for count, numbers in rows]
+        codes = np.split(part[border:], np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+        return cls(*scales, *(c.reshape(shape) for c, shape in zip(codes, shapes, strict=True)))
 
 
 def quantise(x: Array, part: Bytes, precision: str) -> None:
     """Write a matrix (tokens, channels) to its bytes."""
     tokens, channels = x.shape
-    scales, codes = split(part, tokens, channels, precision)
-    written = scales.view(SCALE)
+    to = Parts.of(part, tokens, channels, precision)
     if tokens > 1:
-        mean = written[:channels] = finite(x.mean(axis=0), SCALE)
-        x = x - mean.astype(np.float32)
-        spread = written[channels : 2 * channels] = finite(channel_scale(x), SCALE)
-        x /= spread.astype(np.float32)
+        to.mean[:] = finite(x.mean(axis=0), SCALE)
+        x = x - to.mean.astype(np.float32)
+        to.spread[:] = finite(channel_scale(x), SCALE)
+        x /= to.spread.astype(np.float32)
     if precision == "int8":
-        step = written[-tokens:] = finite(np.abs(x).max(axis=1) / np.float32(127), SCALE)
-        q = x * inverse(step.astype(np.float32))[:, None]
-        codes.view(np.int8)[:] = np.clip(np.rint(q, out=q), -127, 127, out=q)
+        to.step[:] = finite(np.abs(x).max(axis=1) / np.float32(127), SCALE)
+        q = x * inverse(to.step.astype(np.float32))[:, None]
+        to.codes.view(np.int8)[:] = np.clip(np.rint(q, out=q), -127, 127, out=q)
         return
-    step = written[-tokens:] = finite(fitted_step(x), SCALE)
-    nibbles = np.zeros((tokens, 2 * codes.shape[1]), np.uint8)
-    nibbles[:, :channels] = levels(x, step.astype(np.float32)) + np.float32(7.5)
-    np.bitwise_or(nibbles[:, 0::2], nibbles[:, 1::2] << 4, out=codes)
+    for first in range(0, len(to.size), AT_ONCE):
+        some = slice(first, first + AT_ONCE)
+        u = leading(x, len(to.size[some]))
+        u = levels(u, fitted_step(u))
+        v: Array = np.linalg.pinv(u @ u.T, hermitian=True) @ (u @ x)
+        to.size[some] = finite(fitted_step(v), SCALE)
+        size = to.size[some].astype(np.float32)
+        v = levels(v, size)
+        pack(u, to.u[some])
+        pack(v, to.v[some])
+        x = x - (u.T * size) @ v
+    to.step[:] = finite(fitted_step(x), SCALE)
+    pack(levels(x, to.step.astype(np.float32)), to.codes)
 
 
 def restore(part: Bytes, x: Array, precision: str) -> None:
     """Read a matrix's bytes into x (tokens, channels)."""
     tokens, channels = x.shape
-    scales, codes = split(part, tokens, channels, precision)
-    read = scales.view(SCALE).astype(np.float32)
+    given = Parts.of(part, tokens, channels, precision)
     if precision == "int8":
-        x[:] = codes.view(np.int8)
-    elif channels % 2 == 0:  # "clip" because "raise" would go through a buffer; no byte is out of range
-        np.take(LOW_HIGH, codes, axis=0, out=x.reshape(tokens, -1, 2), mode="clip")
+        x[:] = given.codes.view(np.int8)
     else:
-        x[:] = LOW_HIGH[codes].reshape(tokens, -1)[:, :channels]
+        unpack(given.codes, x)
+    x *= given.step.astype(np.float32)[:, None]
+    if products := len(given.size):
+        u, v = np.empty((products, tokens), np.float32), np.empty((products, channels), np.float32)
+        unpack(given.u, u)
+        unpack(given.v, v)
+        x += (u.T * given.size.astype(np.float32)) @ v
     if tokens > 1:
-        x *= read[channels : 2 * channels]
-    x *= read[-tokens:, None]
-    if tokens > 1:
-        x += read[:channels]
+        x *= given.spread.astype(np.float32)
+        x += given.mean.astype(np.float32)
+
+
+def pack(q: Array, codes: Bytes) -> None:
+    """Rows of levels to bytes of two codes."""
+    nibbles = np.zeros((len(q), 2 * codes.shape[1]), np.uint8)
+    nibbles[:, : q.shape[1]] = q + np.float32(7.5)
+    np.bitwise_or(nibbles[:, 0::2], nibbles[:, 1::2] << 4, out=codes)
+
+
+def unpack(codes: Bytes, q: Array) -> None:
+    """Bytes of two codes to rows of levels."""
+    rows, numbers = q.shape
+    if numbers % 2 == 0:  # "clip" because "raise" would go through a buffer; no byte is out of range
+        np.take(LOW_HIGH, codes, axis=0, out=q.reshape(rows, -1, 2), mode="clip")
+    else:
+        q[:] = LOW_HIGH[codes].reshape(rows, -1)[:, :numbers]
+
+
+def leading(x: Array, number: int) -> Array:
+    """The directions of tokens (number, tokens) in which a matrix (tokens, channels) is largest, nearly: a power method
+    that starts from the same directions for every image."""
+    start = np.random.default_rng(0).standard_normal((x.shape[1], number), np.float32)
+    q = np.linalg.qr(x @ start)[0]
+    for _ in range(ITERATIONS):
+        q = np.linalg.qr(x @ (x.T @ q))[0]
+    within = q.T @ x
+    _, turned = np.linalg.eigh(within @ within.T)
+    return np.ascontiguousarray((q @ turned).T)
 
 
 def channel_scale(x: Array) -> Array:

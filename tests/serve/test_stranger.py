@@ -11,18 +11,25 @@ from sidetune.wire.ask import Ask
 
 def unpack(row, tokens, channels, precision):
     """The drawing of docs/wire.md, number by number."""
-    half = struct.unpack_from(f"<{2 * channels + tokens}e", row)
-    m, a, s = half[:channels], half[channels : 2 * channels], half[2 * channels :]
+    products = min(16, tokens // 4, channels // 4) if precision == "int4" else 0
+    half = struct.unpack_from(f"<{2 * channels + tokens + products}e", row)
+    m, a, s, p = half[:channels], half[channels : 2 * channels], half[2 * channels :], half[2 * channels + tokens :]
     codes = row[2 * len(half) :]
+
+    def number(start, length, r, i):
+        """Number i of row r, of rows of so many that begin at a byte."""
+        if precision == "int8":
+            return struct.unpack_from("b", codes, start + r * length + i)[0]
+        byte = codes[start + r * ((length + 1) // 2) + i // 2]
+        return (byte >> 4 if i % 2 else byte & 15) - 7.5
+
+    v_start = products * ((tokens + 1) // 2)
+    q_start = v_start + products * ((channels + 1) // 2)
     x = np.empty((tokens, channels))
     for t in range(tokens):
         for c in range(channels):
-            if precision == "int8":
-                q = struct.unpack_from("b", codes, t * channels + c)[0]
-            else:
-                byte = codes[t * ((channels + 1) // 2) + c // 2]
-                q = (byte >> 4 if c % 2 else byte & 15) - 7.5
-            x[t, c] = m[c] + a[c] * s[t] * q
+            low = sum(p[j] * number(0, tokens, j, t) * number(v_start, channels, j, c) for j in range(products))
+            x[t, c] = m[c] + a[c] * (s[t] * number(q_start, channels, t, c) + low)
     return x
 
 
