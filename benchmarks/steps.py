@@ -59,6 +59,7 @@ def training(images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
         "dtl": our_step(ours("dtl"), images, labels),
         "dtl+": our_step(ours("dtl+"), images, labels),
         "dtl+, frugal": our_step(frugal, images, labels, micro_batch=8),
+        "dtl+, compiled": our_step(ours("dtl+").compile_halves(), images, labels),
     }
     for name, model in kept.items():
         steps[f"{name}, kept features"] = our_step(model, model.features(images), labels)

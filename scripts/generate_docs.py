@@ -12,8 +12,8 @@ import statistics
 import sys
 from pathlib import Path
 
-from sidetune.measure.compare import Comparison
-from sidetune.measure.plots import plot_accuracy_memory
+from sidetune.measure.compare import Comparison, Row
+from sidetune.measure.plots import plot_accuracy_memory, plot_study
 from sidetune.measure.report import footnote, heading
 from sidetune.methods import METHODS
 from sidetune.methods.matrix import markdown
@@ -37,6 +37,8 @@ PUBLISHED = {
     "dtlv2-ls": ("dtl-tpami25", "DTLv2-LS"),
 }
 """Where a method's size and memory stand in benchmarks/published; others are published without them, or by no row."""
+STUDIES = sorted((RESULTS / "studies").glob("*.json"))
+DRAWN = ("dtl-first-write", "dtl-rank")
 IN_README = ("linear", "dtl", "dtl+", "dtl+*", "lora", "bitfit", "full")
 
 
@@ -76,13 +78,17 @@ def costs() -> str:
     return "\n".join([*lines, "", f"{note}; LoRA of plain PyTorch is PEFT's. {frugal}. Paper: AAAI 2024, table 2.", ""])
 
 
-def all_results() -> list[Comparison]:
-    return [Comparison.load(path) for path in sorted((RESULTS / "6-epochs").glob("results-*.json"))]
+def results_in(folder: str, names: str = "results-*.json") -> list[Comparison]:
+    return [Comparison.load(path) for path in sorted((RESULTS / folder).glob(names))]
+
+
+def accuracy(row: Row) -> str:
+    return f"{100 * row.accuracy:.1f} ± {100 * row.spread:.1f} %"
 
 
 def all_methods() -> str:
     """Every method's accuracy on the demo's data beside its size and memory on ViT-B/16, and beside the published."""
-    comparisons = all_results()
+    comparisons = results_in("6-epochs")
     published = papers()
     yardstick: dict[str, dict[str, dict]] = {}
     for row in json.loads((RESULTS / "memory-vit_base_patch16_224.json").read_text())["rows"]:
@@ -95,7 +101,7 @@ def all_methods() -> str:
     for name in METHODS:
         rows = [next((row for row in c.rows if row.method == name), None) for c in comparisons]
         if any(rows):
-            cells = ["" if r is None else f"{100 * r.accuracy:.1f} ± {100 * r.spread:.1f} %" for r in rows]
+            cells = ["" if r is None else accuracy(r) for r in rows]
             if ways := yardstick.get(name):
                 paper = published.get(PUBLISHED.get(name, ("", "")))
                 whole, frugal = ways["whole"], ways["checkpoint, pieces of 8"]
@@ -110,6 +116,30 @@ def all_methods() -> str:
         f"{len(c.rows[0].accuracies)} seeds, {len(c.rows[0].histories[0])} epochs, {c.backbone} at {c.image_size[0]} px"
     )
     return "\n".join([*lines, "", f"Accuracy: test images, mean and standard deviation, {about}.", ""])
+
+
+def longer() -> str:
+    """The strongest methods of the short comparison, trained for longer."""
+    comparisons = results_in("12-epochs")
+    names = [name for name in METHODS if any(row.method == name for c in comparisons for row in c.rows)]
+    lines = [f"| method | {' | '.join(c.data for c in comparisons)} |", f"|---|{'---:|' * len(comparisons)}"]
+    for name in names:
+        rows = (next((row for row in c.rows if row.method == name), None) for c in comparisons)
+        lines.append(f"| `{name}` | {' | '.join('' if row is None else accuracy(row) for row in rows)} |")
+    return "\n".join([*lines, ""])
+
+
+def studies() -> str:
+    """The papers' ablations, a table each."""
+    lines: list[str] = []
+    for path in STUDIES:
+        c = Comparison.load(path)
+        lines += [f"| {path.stem} | accuracy | trained | memory |", "|---|---:|---:|---:|"]
+        for row in c.rows:
+            numbers = f"{row.parameters.trainable:,} | {row.peak_bytes / 2**20:,.0f} MiB"
+            lines.append(f"| {row.method} | {accuracy(row)} | {numbers} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def serving() -> str:
@@ -174,6 +204,20 @@ def steps() -> str:
     return "\n".join([*lines, "", note, ""])
 
 
+def public() -> str:
+    """Three baselines beside other people's code for them."""
+    result = json.loads((RESULTS / "public-cpu.json").read_text())
+    lines = ["| | library | memory, ours | theirs | step, of theirs |", "|---|---|---:|---:|---:|"]
+    for row in result["rows"]:
+        library = row["steps"]["against"]
+        ours, theirs = (row["peak_bytes"][who] / 2**20 for who in ("sidetune", library))
+        ratio = row["steps"]["ratios"]["sidetune"]
+        lines.append(f"| `{row['method']}` | {library} | {ours:,.0f} MiB | {theirs:,.0f} MiB | {ratio:.2f} |")
+    versions = ", ".join(f"{name} {version}" for name, version in result["public_versions"].items())
+    note = f"Steps of batches of {result['batch_size']}; {result['cpu']}, {versions}, commit {result['commit']}."
+    return "\n".join([*lines, "", note, ""])
+
+
 def store() -> str:
     """Extraction against the number of images."""
     result = json.loads((RESULTS / "store-cpu.json").read_text())
@@ -214,6 +258,24 @@ def edge() -> str:
     return "\n".join([*lines, "", note, ""])
 
 
+def precisions() -> str:
+    """Accuracy by what the wire makes of features."""
+    result = json.loads((RESULTS / "precisions.json").read_text())
+    rows = {(row["data"], row["features"]): row["accuracies"] for row in result["rows"]}
+    data = list(dict.fromkeys(row["data"] for row in result["rows"]))
+    lines = [f"| features | bytes an image | {' | '.join(data)} |", f"|---|---:|{'---:|' * len(data)}"]
+    for name in ("fp32", "int8", "int4", "linear"):
+        scores = [rows[d, name] for d in data]
+        cells = (f"{100 * statistics.fmean(a):.2f} ± {100 * statistics.stdev(a) / len(a) ** 0.5:.2f} %" for a in scores)
+        what = "linear probe beside it" if name == "linear" else name
+        size = f"{result['bytes'][name]:,}" if name in result["bytes"] else ""
+        lines.append(f"| {what} | {size} | {' | '.join(cells)} |")
+    taps = ", ".join(f"k = {k} on {d}" for d, k in result["taps"].items())
+    about = f"mean of {len(scores[0])} seeds and its standard error, {result['epochs']} epochs, {taps}"
+    note = f"{result['backbone']} at {result['image_size']} px; {about}; commit {result['commit']}."
+    return "\n".join([*lines, "", note, ""])
+
+
 def replaced(text: str, name: str, content: str) -> str:
     """Text with what stands between the markers of `name` replaced."""
     pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
@@ -225,9 +287,20 @@ def replaced(text: str, name: str, content: str) -> str:
 def main() -> int:
     files = {
         ROOT / "README.md": {"costs": costs(), "demo": demo()},
-        ROOT / "docs/methods.md": {"matrix": markdown(), "all": all_methods()},
-        ROOT / "docs/edge.md": {"edge": edge()},
-        ROOT / "docs/performance.md": {"steps": steps(), "store": store(), "int8": eight_bit(), "serving": serving()},
+        ROOT / "docs/methods.md": {
+            "matrix": markdown(),
+            "all": all_methods(),
+            "longer": longer(),
+            "studies": studies(),
+        },
+        ROOT / "docs/edge.md": {"edge": edge(), "precisions": precisions()},
+        ROOT / "docs/performance.md": {
+            "steps": steps(),
+            "store": store(),
+            "int8": eight_bit(),
+            "serving": serving(),
+            "public": public(),
+        },
     }
     stale = []
     for path, parts in files.items():
@@ -240,7 +313,10 @@ def main() -> int:
                 path.write_text(after, encoding="utf-8")
     if "--check" not in sys.argv:
         plot_accuracy_memory(demo_results(), ROOT / "docs/accuracy-memory.png")
-        plot_accuracy_memory(all_results(), ROOT / "docs/all-methods.png")
+        plot_accuracy_memory(results_in("6-epochs"), ROOT / "docs/all-methods.png")
+        for path in STUDIES:
+            if path.stem in DRAWN:
+                plot_study(Comparison.load(path), path.stem, ROOT / f"docs/{path.stem}.png")
         return 0
     if stale:
         print(f"out of date: {', '.join(stale)}; run python scripts/generate_docs.py")

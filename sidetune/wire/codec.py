@@ -174,7 +174,7 @@ def quantise(x: Array, part: Bytes, precision: str) -> None:
         some = slice(first, first + AT_ONCE)
         u = leading(x, len(to.size[some]))
         u = levels(u, fitted_step(u))
-        v: Array = np.linalg.pinv(u @ u.T, hermitian=True) @ (u @ x)
+        v = np.asarray(np.linalg.pinv(u @ u.T, hermitian=True) @ (u @ x), np.float32)
         to.size[some] = finite(fitted_step(v), SCALE)
         size = to.size[some].astype(np.float32)
         v = levels(v, size)
