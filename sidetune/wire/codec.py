@@ -174,13 +174,13 @@ def quantise(x: Array, part: Bytes, precision: str) -> None:
         some = slice(first, first + AT_ONCE)
         u = leading(x, len(to.size[some]))
         u = levels(u, fitted_step(u))
-        v = np.asarray(np.linalg.pinv(u @ u.T, hermitian=True) @ (u @ x), np.float32)
-        to.size[some] = finite(fitted_step(v), SCALE)
+        fitted = np.asarray(np.linalg.pinv(u @ u.T, hermitian=True) @ (u @ x), np.float32)
+        to.size[some] = finite(fitted_step(fitted), SCALE)
         size = to.size[some].astype(np.float32)
-        v = levels(v, size)
+        v = levels(fitted, size)
         pack(u, to.u[some])
         pack(v, to.v[some])
-        x = x - (u.T * size) @ v
+        x -= (u.T * size) @ v
     to.step[:] = finite(fitted_step(x), SCALE)
     pack(levels(x, to.step.astype(np.float32)), to.codes)
 
