@@ -12,9 +12,7 @@ from sidetune.edge.features import FeatureFile
 from sidetune.edge.trainer import fit
 from sidetune.errors import DataError
 from sidetune.train.recipe import Recipe
-
-SHORTEST = 3
-"""Epochs; fewer do not tell."""
+from sidetune.train.schedule import SHORTEST_TRIAL
 
 
 def choose_k(
@@ -39,7 +37,7 @@ def choose_k(
         ks, num_val = file.header.ks, len(file.part("val"))
     if not num_val:
         raise DataError(f"{path} holds no validation images to choose k by; enrol a folder with val/, or give --k")
-    short = replace(recipe, epochs=max(recipe.epochs // 4, min(SHORTEST, recipe.epochs)))
+    short = replace(recipe, epochs=max(recipe.epochs // 4, min(SHORTEST_TRIAL, recipe.epochs)))
     scores = {}
     for k in ks:
         folder, chosen = out / "trials" / f"k-{k}", replace(choices, k=k)

@@ -6,6 +6,9 @@ import math
 
 from sidetune.train.recipe import Recipe
 
+SHORTEST_TRIAL = 3
+"""Epochs of a run that only compares choices. After one of 25 steps all are about as good as chance."""
+
 
 def learning_rate(recipe: Recipe, peak: float, epoch: float) -> float:
     """The rate at an epoch, counted from 0 and fractional within one.

@@ -12,12 +12,10 @@ from sidetune.model import AdaptedModel
 from sidetune.train.batches import Data
 from sidetune.train.loop import Report, fit
 from sidetune.train.recipe import Recipe
+from sidetune.train.schedule import SHORTEST_TRIAL
 
 Choice = Mapping[str, float]
 """Values by name: `lr`, and fields of the method."""
-
-SHORTEST = 3
-"""Epochs. After one of 25 steps all rates are about as good as chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +71,7 @@ def search(
         return trial
 
     left = list(choices)
-    shortest = min(SHORTEST, recipe.epochs)
+    shortest = min(SHORTEST_TRIAL, recipe.epochs)
     for epochs in sorted({max(recipe.epochs // 2**halvings, shortest) for halvings in range(1, rungs + 1)}):
         ranked = sorted((tried(choice, epochs) for choice in left), key=lambda t: t.rank, reverse=True)
         left = [t.choice for t in ranked[: -(-len(ranked) // 2)]]
