@@ -20,11 +20,10 @@ from peers import NUM_CLASSES, PEERS, make_step
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sidetune
-from sidetune.backbones.structure import rebuild
+from sidetune.backbones.structure import empty, rebuild
 from sidetune.measure.machine import birth_certificate
 from sidetune.measure.memory import TensorBytes
 from sidetune.measure.parameters import count
-from sidetune.measure.plan import empty
 
 LEFT_OUT = ("dtlv1", "spt-lora")
 """Another name of DTL+; a method whose size follows from training images."""

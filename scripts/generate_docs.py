@@ -78,12 +78,17 @@ def costs() -> str:
     return "\n".join([*lines, "", f"{note}; LoRA of plain PyTorch is PEFT's. {frugal}. Paper: AAAI 2024, table 2.", ""])
 
 
-def results_in(folder: str, names: str = "results-*.json") -> list[Comparison]:
-    return [Comparison.load(path) for path in sorted((RESULTS / folder).glob(names))]
+def results_in(folder: str) -> list[Comparison]:
+    return [Comparison.load(path) for path in sorted((RESULTS / folder).glob("results-*.json"))]
 
 
-def accuracy(row: Row) -> str:
-    return f"{100 * row.accuracy:.1f} ± {100 * row.spread:.1f} %"
+def rows_of(method: str, comparisons: list[Comparison]) -> list[Row | None]:
+    """The method's row in each comparison; None where it was not run."""
+    return [next((row for row in c.rows if row.method == method), None) for c in comparisons]
+
+
+def accuracy(row: Row | None) -> str:
+    return "" if row is None else f"{100 * row.accuracy:.1f} ± {100 * row.spread:.1f} %"
 
 
 def all_methods() -> str:
@@ -99,9 +104,9 @@ def all_methods() -> str:
         f"|---|{'---:|' * len(comparisons)}---:|---:|---:|---:|---:|",
     ]
     for name in METHODS:
-        rows = [next((row for row in c.rows if row.method == name), None) for c in comparisons]
+        rows = rows_of(name, comparisons)
         if any(rows):
-            cells = ["" if r is None else accuracy(r) for r in rows]
+            cells = [accuracy(row) for row in rows]
             if ways := yardstick.get(name):
                 paper = published.get(PUBLISHED.get(name, ("", "")))
                 whole, frugal = ways["whole"], ways["checkpoint, pieces of 8"]
@@ -119,13 +124,13 @@ def all_methods() -> str:
 
 
 def longer() -> str:
-    """The strongest methods of the short comparison, trained for longer."""
+    """Some of these methods, trained for longer."""
     comparisons = results_in("12-epochs")
-    names = [name for name in METHODS if any(row.method == name for c in comparisons for row in c.rows)]
     lines = [f"| method | {' | '.join(c.data for c in comparisons)} |", f"|---|{'---:|' * len(comparisons)}"]
-    for name in names:
-        rows = (next((row for row in c.rows if row.method == name), None) for c in comparisons)
-        lines.append(f"| `{name}` | {' | '.join('' if row is None else accuracy(row) for row in rows)} |")
+    for name in METHODS:
+        rows = rows_of(name, comparisons)
+        if any(rows):
+            lines.append(f"| `{name}` | {' | '.join(map(accuracy, rows))} |")
     return "\n".join([*lines, ""])
 
 

@@ -10,10 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sidetune.backbones import Backbone
 from sidetune.backbones.prefix import Prefix
-from sidetune.backbones.structure import rebuild
+from sidetune.backbones.structure import empty, rebuild
 from sidetune.backbones.weights import digest_of
 from sidetune.features import Need
-from sidetune.measure.plan import empty
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
 

@@ -64,7 +64,7 @@ class AdaptedModel(nn.Module):
         In bfloat16 or float16 what is trained stays in float32 and computes by autocast. In float32, the start, a
         caller's own autocast applies. What a low type rounded off does not come back by holding in float32 again.
         """
-        device = torch.empty(0, device=device).device if device is not None else self.head.weight.device
+        device = self.head.weight.device if device is None else torch.empty(0, device=device).device  # with its number
         if self.prefix is not None:
             self.prefix.hold(device, dtype, weights)
         self.suffix.hold(device, dtype, weights)

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
@@ -36,3 +37,9 @@ def owned(t: Tensor) -> Tensor:
     """A copy of the tensor; parameters become trainable."""
     own = t.detach().clone()
     return nn.Parameter(own, requires_grad=True) if isinstance(t, nn.Parameter) else own
+
+
+def empty(_: str, t: Tensor) -> Tensor:
+    """A new tensor like this one, without values under a FakeTensorMode; floating-point ones in float32."""
+    bare = torch.empty(t.shape, dtype=torch.float32 if t.is_floating_point() else t.dtype)
+    return nn.Parameter(bare, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else bare

@@ -40,9 +40,15 @@ def choose_k(
     short = replace(recipe, epochs=max(recipe.epochs // 4, min(SHORTEST_TRIAL, recipe.epochs)))
     scores = {}
     for k in ks:
-        folder, chosen = out / "trials" / f"k-{k}", replace(choices, k=k)
         done = fit(
-            path, folder, choices=chosen, recipe=short, resume=not overwrite, overwrite=overwrite, threads=threads
+            path,
+            out / "trials" / f"k-{k}",
+            choices=replace(choices, k=k),
+            recipe=short,
+            resume=not overwrite,
+            overwrite=overwrite,
+            threads=threads,
+            scored_on=["val"],
         )
         scores[k] = done.accuracy["val"]
         report(k, scores[k])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def fit(
     overwrite: bool = False,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     threads: int = 1,
+    scored_on: Sequence[str] = ("val", "test"),
     report: Callable[[Epoch, int], None] = lambda epoch, total: None,
 ) -> Fit:
     """Train on the file's `train` images and write the model to `out`; a run that was stopped, even by a loss of power,
@@ -78,7 +79,7 @@ def fit(
             progress, learner.optimizer.steps = run.load(state_of(learner))
         with learner.threads:
             train(learner, run, progress, checkpoint_seconds, report)
-            scores = {part: learner.accuracy(file.part(part)) for part in ("val", "test")}
+            scores = {part: learner.accuracy(file.part(part)) for part in scored_on}
         save(
             out,
             Artefact(card=header.card, classes=header.classes, choices=choices, recipe=recipe, parameters=learner.p),

@@ -10,11 +10,11 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from sidetune.backbones.structure import rebuild
+from sidetune.backbones.structure import empty, rebuild
 from sidetune.errors import OverBudget
 from sidetune.features import Features
 from sidetune.measure.memory import Memory, training_memory, training_peak
@@ -105,12 +105,6 @@ def without_values(model: AdaptedModel, recipe: Recipe) -> Iterator[AdaptedModel
     """A copy of the model whose tensors have shapes and types but no values, for computing on a pretended CPU."""
     with FakeTensorMode(), torch.device("cpu"):
         yield rebuild(model, empty).hold(TYPES[precision_here(recipe)], "cpu", weights=recipe.weights)
-
-
-def empty(_: str, t: Tensor) -> Tensor:
-    """A new tensor like this one, without values under a FakeTensorMode; floating-point ones in float32."""
-    bare = torch.empty(t.shape, dtype=torch.float32 if t.is_floating_point() else t.dtype)
-    return nn.Parameter(bare, requires_grad=t.requires_grad) if isinstance(t, nn.Parameter) else bare
 
 
 def memory_of(fake: AdaptedModel, recipe: Recipe) -> Memory:

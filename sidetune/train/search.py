@@ -51,10 +51,10 @@ def search(
     """The best of some choices on `val`, and everything that was tried.
 
     Successive halving: all choices are trained for a share of the recipe's epochs, the better half for twice as many,
-    and so on for `rungs` rounds, the last of them for half the recipe's epochs; runs that are too short to tell rates
-    apart are left out. Every training is a whole short run
-    with its own warm-up and cosine, so that rates are compared as they will be used. `open_ended`: a best learning rate
-    that is the largest or the smallest tried is doubled or halved for as long as that is better still.
+    and so on for `rungs` rounds, the last of them for half the recipe's epochs; runs too short to tell rates apart are
+    left out. Every training is a whole short run with its own warm-up and cosine, so that rates are compared as they
+    will be used. `open_ended`: a best learning rate that is the largest or the smallest tried is doubled or halved for
+    as long as that is better still.
     """
     trials: list[Trial] = []
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def decode(data: bytes | memoryview | Bytes, shape: tuple[int, ...], precision: 
 
 
 def decode_batch(data: Bytes, shape: tuple[int, ...], precision: str, out: Array | None = None) -> Array:
-    """Images' bytes (batch, bytes) -> float32 (batch, *shape); needs no more memory than `out`."""
+    """Images' bytes (batch, bytes) -> float32 (batch, *shape); needs `out` and, in 4 bits, one matrix more."""
     if data.ndim != 2 or data.shape[1] != num_bytes(shape, precision):
         raise ValueError(
             f"features of shape {shape} in {precision} are {num_bytes(shape, precision)} bytes an image, "
@@ -131,15 +132,13 @@ def decode_batch(data: Bytes, shape: tuple[int, ...], precision: str, out: Array
 
 @dataclass(frozen=True)
 class Parts:
-    """A matrix's bytes, to read or write."""
+    """A matrix's bytes to read or write: m (C), a (C), s (T), p (P), then rows of codes of u (P), v (P) and q (T)."""
 
     mean: NDArray[Any]
-    """m (C), and below: a (C), s (T), p (products)."""
     spread: NDArray[Any]
     step: NDArray[Any]
     size: NDArray[Any]
     u: Bytes
-    """(products, bytes of T codes); v: (products, bytes of C codes); codes of q: (T, bytes of C codes)."""
     v: Bytes
     codes: Bytes
 
@@ -223,13 +222,17 @@ def unpack(codes: Bytes, q: Array) -> None:
 def leading(x: Array, number: int) -> Array:
     """The directions of tokens (number, tokens) in which a matrix (tokens, channels) is largest, nearly: a power method
     that starts from the same directions for every image."""
-    start = np.random.default_rng(0).standard_normal((x.shape[1], number), np.float32)
-    q = np.linalg.qr(x @ start)[0]
+    q = np.linalg.qr(x @ some_directions(x.shape[1], number))[0]
     for _ in range(ITERATIONS):
         q = np.linalg.qr(x @ (x.T @ q))[0]
     within = q.T @ x
     _, turned = np.linalg.eigh(within @ within.T)
     return np.ascontiguousarray((q @ turned).T)
+
+
+@cache
+def some_directions(channels: int, number: int) -> Array:
+    return np.random.default_rng(0).standard_normal((channels, number), np.float32)
 
 
 def channel_scale(x: Array) -> Array:

@@ -50,22 +50,7 @@ def test_enroll_fit_predict_and_back_to_pytorch(weights, folder, tmp_path):
         told = device("enroll", folder, "--server", url, "--out", file, "--key-file", key, "--k", "6,12", "--json")
         assert told["complete"] and told["ks"] == [6, 12]
         assert device("status", file, "--json") == told
-        fitting = (
-            "fit",
-            file,
-            "--out",
-            out,
-            "--k",
-            "auto",
-            "--epochs",
-            8,
-            "--batch-size",
-            8,
-            "--rank",
-            8,
-            "--lr",
-            "1e-2",
-        )
+        fitting = ("fit", file, "--out", out, *"--k auto --epochs 8 --batch-size 8 --rank 8 --lr 1e-2".split())
         done = device(*fitting, "--json")
         assert done["accuracy"]["test"] == 1 and len(done["history"]) == 8 and done["k"] in (6, 12)
         assert "--resume" in device(*fitting, status=2)
