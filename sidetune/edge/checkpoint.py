@@ -52,6 +52,8 @@ class Run:
         asked = self.path / REQUEST
         for place in (self.folder, self.path):
             remove_stale(place, "*")
+            for half in place.glob(".tmp??????"):  # safetensors' own; nobody else writes here
+                half.unlink(missing_ok=True)
         request = json.loads(json.dumps(request))
         if asked.exists():
             before = json.loads(asked.read_text())
