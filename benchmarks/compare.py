@@ -6,7 +6,7 @@ all 1,000 images and are scored on test images, which choose nothing. A method t
 is written after each method, and a second call goes on with the rest.
 
     python benchmarks/compare.py [--pixels 56] [--epochs 6] [--seeds 3] [--methods linear,dtl+,...]
-        # writes benchmarks/results/6-epochs/results-DATA.json; scripts/generate_docs.py makes table and picture of it
+        # writes benchmarks/results/56px-6-epochs/results-DATA.json, of which scripts/generate_docs.py makes table and picture
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     backbone = sidetune.open_backbone(BACKBONE, image_size=options.pixels)
     recipe = sidetune.Recipe(epochs=options.epochs, lr_update="step")
-    out = RESULTS / f"{options.epochs}-epochs"
+    out = RESULTS / f"{options.pixels}px-{options.epochs}-epochs"
     out.mkdir(exist_ok=True)
     for data in options.data.split(","):
         print(data, flush=True)

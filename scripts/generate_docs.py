@@ -79,7 +79,7 @@ def costs() -> str:
 
 
 def results_in(folder: str) -> list[Comparison]:
-    return [Comparison.load(path) for path in sorted((RESULTS / folder).glob("results-*.json"))]
+    return [Comparison.load(path) for path in sorted(RESULTS.glob(f"{folder}/results-*.json"))]
 
 
 def rows_of(method: str, comparisons: list[Comparison]) -> list[Row | None]:
@@ -93,7 +93,7 @@ def accuracy(row: Row | None) -> str:
 
 def all_methods() -> str:
     """Every method's accuracy on the demo's data beside its size and memory on ViT-B/16, and beside the published."""
-    comparisons = results_in("6-epochs")
+    comparisons = results_in("56px-6-epochs")
     published = papers()
     yardstick: dict[str, dict[str, dict]] = {}
     for row in json.loads((RESULTS / "memory-vit_base_patch16_224.json").read_text())["rows"]:
@@ -125,8 +125,9 @@ def all_methods() -> str:
 
 def longer() -> str:
     """Some of these methods, trained for longer."""
-    comparisons = results_in("12-epochs")
-    lines = [f"| method | {' | '.join(c.data for c in comparisons)} |", f"|---|{'---:|' * len(comparisons)}"]
+    comparisons = results_in("*px-12-epochs")
+    over = " | ".join(f"{c.data}, {c.image_size[0]} px" for c in comparisons)
+    lines = [f"| method | {over} |", f"|---|{'---:|' * len(comparisons)}"]
     for name in METHODS:
         rows = rows_of(name, comparisons)
         if any(rows):
@@ -318,7 +319,7 @@ def main() -> int:
                 path.write_text(after, encoding="utf-8")
     if "--check" not in sys.argv:
         plot_accuracy_memory(demo_results(), ROOT / "docs/accuracy-memory.png")
-        plot_accuracy_memory(results_in("6-epochs"), ROOT / "docs/all-methods.png")
+        plot_accuracy_memory(results_in("56px-6-epochs"), ROOT / "docs/all-methods.png")
         for path in STUDIES:
             if path.stem in DRAWN:
                 plot_study(Comparison.load(path), path.stem, ROOT / f"docs/{path.stem}.png")
