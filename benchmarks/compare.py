@@ -50,7 +50,7 @@ def best_rate(name: str, method: sidetune.Method, data: str, backbone: sidetune.
     parts = {"train": splits.train, "val": splits.val}
     shared = {**parts, **share_features(parts, backbone, [make(None)], recipe, lambda *_: None)}
     choices = [{"lr": method.lr}, {"lr": 2 * method.lr}]
-    best, _ = search(make, choices, shared["train"], shared["val"], recipe, Quiet(), rungs=1, open_ended=True)
+    best, _ = search(make, choices, shared["train"], shared["val"], recipe, Quiet(), rounds=[1 / 2], open_ended=True)
     print(f"  {name}: lr {best['lr']:g}", flush=True)
     return dataclasses.replace(method, lr=best["lr"])
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import platform
 import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sidetune.errors import NoSpace
@@ -19,26 +20,29 @@ STALE_SECONDS = 24 * 3600
 
 @contextmanager
 def replacing(path: Path, num_bytes: int = 0) -> Iterator[Path]:
-    """Give a path beside `path` to write to; rename it into place if the block succeeds, remove it if not.
+    """Give a path in a folder beside `path` to write to; rename it into place if the block succeeds.
 
-    Raises NoSpace, before anything is written if `num_bytes` are known not to fit.
+    The folder is for the writer's own temporary files too. It is removed at the end, and by the next writer of `path` if
+    this one is killed. Raises NoSpace, before anything is written if `num_bytes` are known not to fit.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path)
     if num_bytes > (free := shutil.disk_usage(path.parent).free):
         raise NoSpace(f"{path} needs {num_bytes / 2**20:,.0f} MiB, but its disk has {free / 2**20:,.0f} MiB left")
     writer = f"{platform.node()}~{os.getpid()}~{threading.get_ident()}"
-    beside = path.with_name(f".{path.name}.{writer}")
+    folder = path.with_name(f".{path.name}.{writer}")
+    folder.mkdir(exist_ok=True)
     try:
-        yield beside
-        with beside.open("rb+") as file:
+        yield (half := folder / path.name)
+        with half.open("rb+") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(half, path)
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(f"no space left on the disk of {path}; what stood there before is untouched") from e
         raise
     finally:
-        beside.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -46,13 +50,14 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def remove_stale(folder: Path, pattern: str) -> None:
-    """Take away what was left half written beside files of this pattern by writers that were killed."""
-    for beside in folder.glob(f".{pattern}.*~*~*"):
-        host, pid, _ = beside.name.rsplit("~", 2)
+def remove_stale(path: Path) -> None:
+    """Take away what writers of `path` that were killed have left."""
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.*~*~*"):
+        host, pid, _ = folder.name.rsplit("~", 2)
         gone = host.endswith(f".{platform.node()}") and not is_running(int(pid))
-        if gone or time.time() - beside.stat().st_mtime > STALE_SECONDS:
-            beside.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # its writer has just finished
+            if gone or time.time() - folder.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def is_running(pid: int) -> bool:

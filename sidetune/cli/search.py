@@ -16,7 +16,7 @@ from sidetune.train.batches import Data
 from sidetune.train.begin import begin
 from sidetune.train.kept import share_features
 from sidetune.train.recipe import Recipe
-from sidetune.train.search import Choice, Trial, search
+from sidetune.train.search import Choice, Trial, cautious, search
 
 FACTORS = (0.25, 0.5, 1, 2)
 """Of the method's own learning rate."""
@@ -56,7 +56,7 @@ def searched(
     """The method and recipe with what was left open chosen on validation images.
 
     `left_open` names choices of the method's. `rates` are those to try; multiples of the method's own if None, and
-    beyond them where the best is at the edge. Without validation images, a fifth of the training images stands in for
+    beyond them where the best is at the edge; where others are level, the one closest to the method's own. Without validation images, a fifth of the training images stands in for
     them; the run itself then trains on all.
     """
     val, train = splits.val, splits.train
@@ -88,8 +88,10 @@ def searched(
         **parts,
         **share_features(parts, opened, [make(c) for c in choices], quick, report.features),
     }
-    open_ended = lr and not rates
-    best, trials = search(make_begun, choices, data["train"], data["val"], quick, Trials(report), open_ended=open_ended)
-    ERR.print(f"chosen {told(best)} after {len(trials)} short runs on {len(val):,} validation images")
+    own = lr and not rates
+    best, trials = search(make_begun, choices, data["train"], data["val"], quick, Trials(report), open_ended=own)
+    if own:
+        best = cautious(trials, method.lr, len(val))
+    ERR.print(f"chosen {told(best)} after {len(trials)} runs on {len(val):,} validation images")
     kept = {name: value for name, value in best.items() if name != "lr"}
     return replace(method, **kept), replace(recipe, lr=best.get("lr", recipe.lr))  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sidetune.atomic import remove_stale, replacing, write_text
+from sidetune.atomic import replacing, write_text
 from sidetune.edge.parameters import Array
 from sidetune.errors import DataError, RunExists
 from sidetune.saved import CARD, CONFIG, WEIGHTS
@@ -50,10 +50,6 @@ class Run:
                 (self.folder / name).unlink(missing_ok=True)
         self.check_free(resume=resume)
         asked = self.path / REQUEST
-        for place in (self.folder, self.path):
-            remove_stale(place, "*")
-            for half in place.glob(".tmp??????"):  # safetensors' own; nobody else writes here
-                half.unlink(missing_ok=True)
         request = json.loads(json.dumps(request))
         if asked.exists():
             before = json.loads(asked.read_text())

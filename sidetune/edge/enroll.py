@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidetune.atomic import remove_stale
 from sidetune.edge.client import Client, differing
 from sidetune.edge.features import DONE, MISSING, REFUSED, FeatureFile, Header, create
 from sidetune.edge.images import read_folder
@@ -58,7 +57,6 @@ def enroll(
     asks = header.asks(compression)
     for ask in asks:
         card.shape(ask)
-    remove_stale(out.parent, out.name)
     if not out.exists():
         create(out, header)
     with FeatureFile(out, writable=True) as file:

@@ -33,6 +33,10 @@ class Trial:
         return self.val_accuracy, -self.loss
 
 
+LAST = 2
+"""Choices that are left for the last round, at least."""
+
+
 class SearchReport(Report, Protocol):
     def trial(self, trial: Trial) -> None: ...
 
@@ -45,16 +49,16 @@ def search(
     recipe: Recipe,
     report: SearchReport,
     *,
-    rungs: int = 2,
+    rounds: Sequence[float] = (1 / 4, 1 / 2, 1),
     open_ended: bool = False,
 ) -> tuple[Choice, list[Trial]]:
     """The best of some choices on `val`, and everything that was tried.
 
-    Successive halving: all choices are trained for a share of the recipe's epochs, the better half for twice as many,
-    and so on for `rungs` rounds, the last of them for half the recipe's epochs; runs too short to tell rates apart are
-    left out. Every training is a whole short run with its own warm-up and cosine, so that rates are compared as they
-    will be used. `open_ended`: a best learning rate that is the largest or the smallest tried is doubled or halved for
-    as long as that is better still.
+    Successive halving: all choices are trained for a share of the recipe's epochs, the better half (two at least) for
+    more, and so on by `rounds`; runs too short to tell rates apart are lengthened, and rounds left out that would lead
+    no further. Every training is a whole run with its own warm-up and cosine, so that rates are compared as they will be
+    used; the last round is of full length because short runs favour large rates. `open_ended`: a best learning rate that
+    is the largest or the smallest tried is doubled or halved for as long as that is better still.
     """
     trials: list[Trial] = []
 
@@ -70,11 +74,12 @@ def search(
         report.trial(trial)
         return trial
 
-    left = list(choices)
-    shortest = min(SHORTEST_TRIAL, recipe.epochs)
-    for epochs in sorted({max(recipe.epochs // 2**halvings, shortest) for halvings in range(1, rungs + 1)}):
-        ranked = sorted((tried(choice, epochs) for choice in left), key=lambda t: t.rank, reverse=True)
-        left = [t.choice for t in ranked[: -(-len(ranked) // 2)]]
+    left, shortest = list(choices), min(SHORTEST_TRIAL, recipe.epochs)
+    lengths = sorted({max(int(recipe.epochs * share), shortest) for share in rounds})
+    for epochs in lengths:
+        if len(left) > LAST or epochs == lengths[-1]:
+            ranked = sorted((tried(choice, epochs) for choice in left), key=lambda t: t.rank, reverse=True)
+            left = [t.choice for t in ranked[: max(-(-len(ranked) // 2), LAST)]]
     best = ranked[0]
     while open_ended and (factor := outward(best, trials)):
         further = tried({**best.choice, "lr": factor * best.choice["lr"]}, best.epochs)
@@ -88,3 +93,16 @@ def outward(best: Trial, trials: Sequence[Trial]) -> float | None:
     """2 or 1/2 where the best rate is the largest or the smallest of those tried; None within."""
     rates = [t.choice["lr"] for t in trials]
     return 2 if best.choice["lr"] == max(rates) else 0.5 if best.choice["lr"] == min(rates) else None
+
+
+def cautious(trials: Sequence[Trial], lr: float, num_images: int) -> Choice:
+    """The best choice with a rate as close to `lr` as `num_images` for validation allow.
+
+    Of the longest runs, all within a standard error sqrt(p (1 - p) / n) of the best accuracy count as level; among these
+    the method's own rate is a better guess than a lucky one.
+    """
+    longest = max(t.epochs for t in trials)
+    last = sorted((t for t in trials if t.epochs == longest), key=lambda t: t.rank, reverse=True)
+    best = last[0].val_accuracy
+    level = [t for t in last if t.val_accuracy >= best - math.sqrt(best * (1 - best) / num_images)]
+    return min(level, key=lambda t: round(abs(math.log(t.choice["lr"] / lr)), 6)).choice

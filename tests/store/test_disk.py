@@ -166,7 +166,8 @@ def test_a_killed_extraction_loses_at_most_the_shard_being_written(tmp_path):
     process.wait()
     assert len(whole) >= 2
     left = whole[0].parent / f".shard-00003.safetensors.{platform.node()}~{process.pid}~1"
-    left.write_bytes(b"half")
+    left.mkdir()
+    (left / ".tmp123456").write_bytes(b"half")
     compute = Compute()
     store = made(tmp_path, compute)
     assert compute.seen <= 1 + 4 and not left.exists()
