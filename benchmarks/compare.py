@@ -6,7 +6,7 @@ all 1,000 images and are scored on test images, which choose nothing. A method t
 is written after each method, and a second call goes on with the rest.
 
     python benchmarks/compare.py [--pixels 56] [--epochs 6] [--seeds 3] [--methods linear,dtl+,...]
-        # writes benchmarks/results/56px-6-epochs/results-DATA.json, of which scripts/generate_docs.py makes table and picture
+        # writes benchmarks/results/56px-6-epochs/results-DATA.json; scripts/generate_docs.py makes table and picture
 """
 
 import argparse

@@ -22,7 +22,7 @@ STALE_SECONDS = 24 * 3600
 def replacing(path: Path, num_bytes: int = 0) -> Iterator[Path]:
     """Give a path in a folder beside `path` to write to; rename it into place if the block succeeds.
 
-    The folder is for the writer's own temporary files too. It is removed at the end, and by the next writer of `path` if
+    The folder is for temporary files of the writer's too. It is removed at the end, or by the next writer of `path` if
     this one is killed. Raises NoSpace, before anything is written if `num_bytes` are known not to fit.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,8 +56,8 @@ def searched(
     """The method and recipe with what was left open chosen on validation images.
 
     `left_open` names choices of the method's. `rates` are those to try; multiples of the method's own if None, and
-    beyond them where the best is at the edge; where others are level, the one closest to the method's own. Without validation images, a fifth of the training images stands in for
-    them; the run itself then trains on all.
+    beyond them where the best is at the edge: its own is kept unless another is clearly better. Without validation
+    images, a fifth of the training images stands in for them; the run itself then trains on all.
     """
     val, train = splits.val, splits.train
     if val is None:

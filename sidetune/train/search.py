@@ -56,9 +56,9 @@ def search(
 
     Successive halving: all choices are trained for a share of the recipe's epochs, the better half (two at least) for
     more, and so on by `rounds`; runs too short to tell rates apart are lengthened, and rounds left out that would lead
-    no further. Every training is a whole run with its own warm-up and cosine, so that rates are compared as they will be
-    used; the last round is of full length because short runs favour large rates. `open_ended`: a best learning rate that
-    is the largest or the smallest tried is doubled or halved for as long as that is better still.
+    no further. Every training is a whole run with its own warm-up and cosine, so that rates are compared as they will
+    be used; the last round is of full length because short runs favour large rates. `open_ended`: a best learning rate
+    that is the largest or the smallest tried is doubled or halved for as long as that is better still.
     """
     trials: list[Trial] = []
 
@@ -98,8 +98,8 @@ def outward(best: Trial, trials: Sequence[Trial]) -> float | None:
 def cautious(trials: Sequence[Trial], lr: float, num_images: int) -> Choice:
     """The best choice with a rate as close to `lr` as `num_images` for validation allow.
 
-    Of the longest runs, all within a standard error sqrt(p (1 - p) / n) of the best accuracy count as level; among these
-    the method's own rate is a better guess than a lucky one.
+    Of the longest runs, all within a standard error sqrt(p (1 - p) / n) of the best accuracy count as level; among
+    these the method's own rate is a better guess than a lucky one.
     """
     longest = max(t.epochs for t in trials)
     last = sorted((t for t in trials if t.epochs == longest), key=lambda t: t.rank, reverse=True)
