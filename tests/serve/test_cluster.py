@@ -12,9 +12,14 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from services import file_of
 
 ray = pytest.importorskip("ray")
 
+from sidetune.edge.client import Client  # noqa: E402
+from sidetune.edge.enroll import enroll  # noqa: E402
+from sidetune.edge.features import DONE, FeatureFile  # noqa: E402
+from sidetune.edge.http import Http  # noqa: E402
 from sidetune.serve.cluster import deploy, free_folder  # noqa: E402
 from sidetune.serve.keys import read_keys  # noqa: E402
 from sidetune.serve.settings import Settings  # noqa: E402
@@ -47,57 +52,87 @@ def infer(url, seed, failures):
     raise AssertionError(f"image {seed}: no answer in {TRIES} tries: {failures}")
 
 
-def test_replicas_added_and_killed_under_load_lose_no_answer(tmp_path):
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """A service in a cluster of this machine: its address, and a function that sets the number of replicas."""
+    folder = tmp_path_factory.mktemp("cluster")
     torch.manual_seed(0)
-    path = tmp_path / "small.safetensors"
+    path = folder / "small.safetensors"
     save_file(timm.create_model("vit_tiny_patch16_224", num_classes=0).state_dict(), path)
     opened = partial(
         open_workers, [str(path)], image_size=32, architecture="vit_tiny_patch16_224", precision="fp32", device="cpu"
     )
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    settings, url = Settings(workers=2), f"http://127.0.0.1:{port}"
+        http = {"host": "127.0.0.1", "port": s.getsockname()[1]}
+    settings = Settings(workers=2)
     ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
     try:
-        scale = partial(
-            deploy,
-            opened,
-            settings,
-            read_keys(None, settings),
-            tmp_path / "cache",
-            num_gpus=0,
-            http={"host": "127.0.0.1", "port": port},
-        )
+        keys = read_keys(None, settings)
+        scale = partial(deploy, opened, settings, keys, folder / "cache", num_gpus=0, http=http)
         scale(replicas=1)
-        failures, stop = [], threading.Event()
-
-        def load(first):
-            answered = 0
-            for seed in range(first, 10**6, 4):
-                if stop.is_set():
-                    return answered
-                assert infer(url, seed, failures).shape == (5, 192)
-                answered += 1
-
-        with ThreadPoolExecutor(4) as pool:
-            callers = [pool.submit(load, first) for first in range(4)]
-            try:
-                scale(replicas=2)
-                assert not failures, "adding a replica failed calls"
-                time.sleep(1)
-                actors = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True)]
-                replicas = [name for name in actors if name.startswith("SERVE_REPLICA")]
-                assert len(replicas) == 2
-                ray.kill(ray.get_actor(replicas[0], namespace="serve"))
-                time.sleep(5)
-            finally:
-                stop.set()
-            answered = [c.result() for c in callers]
-        print(f"{answered} answers, asked again after: {failures}")
-        assert min(answered) > 5
+        yield f"http://127.0.0.1:{http['port']}", scale
     finally:
         ray.shutdown()
+
+
+def kill_one_of(num_replicas):
+    actors = [a["name"] for a in ray.util.list_named_actors(all_namespaces=True)]
+    replicas = [name for name in actors if name.startswith("SERVE_REPLICA")]
+    assert len(replicas) == num_replicas
+    ray.kill(ray.get_actor(replicas[0], namespace="serve"))
+
+
+def test_replicas_added_and_killed_under_load_lose_no_answer(cluster):
+    url, scale = cluster
+    failures, stop = [], threading.Event()
+
+    def load(first):
+        answered = 0
+        for seed in range(first, 10**6, 4):
+            if stop.is_set():
+                return answered
+            assert infer(url, seed, failures).shape == (5, 192)
+            answered += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(load, first) for first in range(4)]
+        try:
+            scale(replicas=2)
+            assert not failures, "adding a replica failed calls"
+            time.sleep(1)
+            kill_one_of(2)
+            time.sleep(5)
+        finally:
+            stop.set()
+        answered = [c.result() for c in callers]
+    print(f"{answered} answers, asked again after: {failures}")
+    assert min(answered) > 5
+
+
+def test_an_enrolment_outlives_a_replica(cluster, tmp_path):
+    url, scale = cluster
+    scale(replicas=2)
+    images = tmp_path / "images"
+    for seed in range(600):
+        (images / str(seed % 2)).mkdir(parents=True, exist_ok=True)
+        (images / str(seed % 2) / f"{seed}.png").write_bytes(file_of(seed))
+    killed = threading.Event()
+
+    def report(progress):
+        if progress.done > 50 and not killed.is_set():
+            killed.set()
+            kill_one_of(2)
+
+    def features(name, report=lambda _: None):
+        header = enroll(Client(Http(url), "small"), images, tmp_path / name, precision="fp32", report=report)
+        with FeatureFile(tmp_path / name) as file:
+            assert (file.states == DONE).all() and len(file.states) == 600
+            return file.batch(range(600), 12, np.empty((600, *header.card.shape(Ask(k=12))), np.float32))
+
+    got = features("disturbed", report)
+    assert killed.is_set()
+    assert np.allclose(got, features("undisturbed"), atol=1e-4)
 
 
 def test_every_replica_takes_a_folder_of_its_own(tmp_path):
