@@ -32,6 +32,8 @@ from sidetune.wire.infer import Request as Wanted
 from sidetune.wire.message import HEADER_LENGTH, WireError
 
 T = TypeVar("T")
+LIMITS = ("max_images", "max_image_bytes", "max_pixels", "max_response")
+"""Settings that a caller is told."""
 JSON_BYTES = 24
 """Of a number in an answer in JSON, at most."""
 
@@ -73,7 +75,8 @@ class Serving:
     async def server(self, request: Request) -> Response:
         extensions = ["binary_tensor_data"]
         about = {"name": "sidetune", "version": sidetune.__version__, "extensions": extensions}
-        return JSONResponse({**about, "models": list(self.services)})
+        limits = {name: getattr(self.settings, name) for name in LIMITS} | {"max_body": request.state.caller.max_body}
+        return JSONResponse({**about, "models": list(self.services), "limits": limits})
 
     async def model(self, request: Request) -> Response:
         return JSONResponse(self.find(request).card.to_metadata())
@@ -155,7 +158,7 @@ def create_app(workers: Sequence[Worker], settings: Settings, keys: Keys, cache:
         raise ValueError("two backbones have the same name")
     serving = Serving(workers, settings, cache)
     model = "/v2/models/{name}"
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v2", serving.server),
             Route("/v2/health/live", serving.live),
@@ -173,3 +176,5 @@ def create_app(workers: Sequence[Worker], settings: Settings, keys: Keys, cache:
         exception_handlers={HTTPException: on_refusal, Exception: on_failure},
         lifespan=serving.lifespan,
     )
+    app.router.redirect_slashes = False
+    return app

@@ -57,6 +57,6 @@ def prepare(picture: Picture, transform: Callable[[Image.Image], Tensor], settin
 
 def check_pixels(width: int, height: int, settings: Settings) -> None:
     if width * height > settings.max_pixels:
-        raise WireError(f"it has {width} x {height} pixels, at most {settings.max_pixels} are allowed")
+        raise WireError(f"it is {width} wide and {height} high, at most {settings.max_pixels} pixels are allowed")
     if max(width, height) > LONGEST * min(width, height):
-        raise WireError(f"it has {width} x {height} pixels; one side may be at most {LONGEST} times the other")
+        raise WireError(f"it is {width} wide and {height} high; one side may be at most {LONGEST} times the other")

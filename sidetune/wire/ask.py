@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Self
 
@@ -16,6 +17,7 @@ GATHERS = {
     "stack": "z_0 ... z_N, one after the other",
 }
 IMAGE = "image"
+NUMBER = re.compile("0|[1-9][0-9]{0,3}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,7 @@ class Ask:
     @classmethod
     def named(cls, name: str, precision: str = "fp32", compression: str = "none") -> Self:
         """The ask behind an output's name; raises ValueError for a name that is none."""
-        gather, dot, k = name.partition(".")
-        if dot and not (k.isascii() and k.isdigit() and len(k) < 5):
+        gather, _, k = name.partition(".")
+        if gather not in GATHERS or not (NUMBER.fullmatch(k) if gather == "sum" else name == gather):
             raise ValueError(f"unknown output {name!r}; known: sum.K with K = 0..N, last, token, stack")
-        return cls(gather=gather, k=int(k) if dot else None, precision=precision, compression=compression)
+        return cls(gather=gather, k=int(k) if k else None, precision=precision, compression=compression)

@@ -40,21 +40,30 @@ def unpack(body: bytes | memoryview, header_length: int | None = None) -> tuple[
     """
     view = memoryview(body)
     length = len(view) if header_length is None else header_length
-    if not 0 < length <= min(len(view), MAX_HEADER):
+    if not len(view):
+        raise WireError("the body is empty, expected a JSON header")
+    if not 0 < length <= len(view):
         raise WireError(f"{HEADER_LENGTH} is {length}, the body has {len(view)} bytes")
-    header = read_json(view[:length])
+    if length > MAX_HEADER:
+        raise WireError(f"the JSON has {length} bytes, at most {MAX_HEADER} are allowed; send what is large as bytes")
+    try:
+        header = read_json(view[:length])
+    except WireError as e:
+        raise WireError(f"{e} (without {HEADER_LENGTH} the whole body is JSON)" if header_length is None else e) from e
     rest, tensors = view[length:], []
     for tensor in named(header, "inputs" if "inputs" in header else "outputs"):
         if (size := parameters(tensor).get("binary_data_size")) is None:
             continue
-        if not is_count(size) or size > len(rest):
+        if not is_count(size):
+            raise WireError(f"tensor {tensor['name']!r}: binary_data_size must be a whole number, got {size!r}")
+        if size > len(rest):
             raise WireError(
-                f"tensor {tensor['name']!r}: binary_data_size is {size!r}, {len(rest)} bytes are left of the body"
+                f"tensor {tensor['name']!r}: binary_data_size is {size}, {len(rest)} bytes are left of the body"
             )
         tensors.append(rest[:size])
         rest = rest[size:]
     if len(rest):
-        raise WireError(f"{len(rest)} bytes of the body belong to no tensor")
+        raise WireError(f"{len(rest)} bytes of the body belong to no tensor: no binary_data_size counts them")
     return header, tensors
 
 
@@ -143,5 +152,7 @@ def split_elements(data: memoryview, count: int) -> list[memoryview]:
         elements.append(data[ELEMENT.size : ELEMENT.size + size])
         data = data[ELEMENT.size + size :]
     if len(elements) != count or len(data):
-        raise WireError(f"expected {count} BYTES elements, got {len(elements)} and {len(data)} bytes more")
+        raise WireError(
+            f"the shape says {count} BYTES elements; the tensor holds {len(elements)} and {len(data)} bytes behind them"
+        )
     return elements

@@ -54,8 +54,8 @@ def refused(talk, picture, send, *workers, **settings):
         (lambda f: f[:100], "damaged"),
         (lambda f: f[:-200], "damaged"),
         (lambda f: bomb(), "50000 x 50000 pixels|more than the"),
-        (lambda f: bomb(10_000, 4_000), "10000 x 4000 pixels, at most 32000000"),
-        (lambda f: bomb(10_000, 1), "10000 x 1 pixels; one side may be at most 20 times the other"),
+        (lambda f: bomb(10_000, 4_000), "10000 wide and 4000 high, at most 32000000"),
+        (lambda f: bomb(10_000, 1), "10000 wide and 1 high; one side may be at most 20 times the other"),
         (lambda f: bomb(2**31 - 1, 2**31 - 1), ""),
         (lambda f: bomb(0, 5), ""),
     ],
@@ -76,7 +76,7 @@ def test_images_above_the_limits_are_refused_before_they_are_decoded(talk, pictu
     status, error, _ = refused(talk, picture, send([picture(1, size=(80, 80))]), **limits)
     assert status == 400 and "bytes, at most 10000 are allowed" in error
     status, error, _ = refused(talk, picture, send(np.zeros((1, 41, 48, 3), np.uint8)), **limits)
-    assert status == 400 and "48 x 41 pixels, at most 1920" in error
+    assert status == 400 and "48 wide and 41 high, at most 1920" in error
     status, error, _ = refused(talk, picture, send([picture(1)] * 4), **limits)
     assert status == 413 and "4 images in one request; at most 3" in error
 

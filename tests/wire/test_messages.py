@@ -114,6 +114,9 @@ def test_lies_about_lengths_are_refused():
     refused(body[:-1], length, "binary_data_size is 28, 27 bytes are left")
     for size in (27, 29, -1, 2**63, 1.5, "28", True, None):
         refused(*request(lambda h, size=size: h["inputs"][0]["parameters"].update(binary_data_size=size)))
+    refused(b"", None, "the body is empty")
+    refused(body, None, "without Inference-Header-Content-Length the whole body is JSON")
+    refused(b" " * (2**22 + 1), 2**22 + 1, "at most 4194304 are allowed")
 
 
 def test_lies_about_shapes_and_types_are_refused():
@@ -134,6 +137,7 @@ def test_lies_about_shapes_and_types_are_refused():
         {"name": "sum"},
         {"name": "sum.x"},
         {"name": "sum.-1"},
+        {"name": "sum.01"},
         {"name": "sum.99999"},
         {"name": "sum.²"},
         {"name": "last.3"},
