@@ -39,6 +39,7 @@ from sidetune.wire.infer import build_request
 from sidetune.wire.message import HEADER_LENGTH
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
+PRECISIONS = ("int8", "int4")
 SMALL, SMALL_PIXELS = "vit_tiny_patch16_224", 64
 RESULTS = Path(__file__).parent / "results"
 
@@ -129,27 +130,27 @@ def bare(worker: Worker, name: str, batch: int, seconds: float) -> float:
 def throughput(folder: Path, args: argparse.Namespace) -> dict[str, object]:
     path = weights_of(args.backbone, folder)
     (worker,) = open_workers([str(path)], architecture=args.backbone, image_size=args.pixels, transform="vtab")
-    ask = Ask(k=worker.card.num_blocks, precision="int8")
-    swept = {b: bare(worker, ask.name, b, args.seconds / 8) for b in BATCHES}
+    asks = [Ask(k=worker.card.num_blocks, precision=precision) for precision in PRECISIONS]
+    name = asks[0].name
+    swept = {b: bare(worker, name, b, args.seconds / 8) for b in BATCHES}
     best = max(swept, key=swept.__getitem__)
     print(f"bare backbone: {swept[best]:.1f} images a second in batches of {best}", flush=True)
-    ratios, rates, latencies = [], [], []
+    runs = [{"precision": ask.precision, "images_per_second": [], "to_bare": [], "latencies": []} for ask in asks]
     with service(args.backbone, args.pixels, folder, "--max-batch", str(args.max_batch)) as (_, port):
-        loaded(port, path.stem, args.pixels, 2, ask, args)
+        loaded(port, path.stem, args.pixels, 2, asks[0], args)
         for _ in range(args.rounds):
-            alone = bare(worker, ask.name, best, args.seconds / 2)
-            took = loaded(port, path.stem, args.pixels, args.seconds, ask, args)
-            rates.append(args.clients / statistics.fmean(took))  # every client always waits for one
-            ratios.append(rates[-1] / alone)
-            latencies += took
-            print(f"service: {rates[-1]:.1f} images a second, {ratios[-1]:.3f} of the bare {alone:.1f}", flush=True)
-    ordered = sorted(latencies)
-    return {
-        "bare_images_per_second": swept,
-        "service_images_per_second": rates,
-        "service_to_bare": statistics.median(ratios),
-        "latency_seconds": {f"p{p}": ordered[int(len(ordered) * p / 100)] for p in (50, 90, 99)},
-    }
+            for ask, run in zip(asks, runs, strict=True):
+                alone = bare(worker, name, best, args.seconds / 2)
+                took = loaded(port, path.stem, args.pixels, args.seconds, ask, args)
+                rate = args.clients / statistics.fmean(took)  # every client always waits for one
+                run["images_per_second"].append(rate)
+                run["to_bare"].append(rate / alone)
+                run["latencies"] += took
+                print(f"{ask.precision}: {rate:.1f} images a second, {rate / alone:.3f} of the bare {alone:.1f}")
+    for run in runs:
+        ordered = sorted(run.pop("latencies"))
+        run["latency_seconds"] = {f"p{p}": ordered[int(len(ordered) * p / 100)] for p in (50, 90, 99)}
+    return {"bare_images_per_second": swept, "service": runs}
 
 
 def rss_mib(pid: int) -> float:

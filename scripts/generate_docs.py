@@ -10,6 +10,7 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from sidetune.measure.compare import Comparison, Row
@@ -151,22 +152,24 @@ def studies() -> str:
 def serving() -> str:
     """The service under load, and its memory."""
     result = json.loads((RESULTS / "serve-cpu.json").read_text())
-    rounds = ", ".join(f"{rate:.1f}" for rate in result["service_images_per_second"])
-    bare, latency, memory = result["bare_images_per_second"], result["latency_seconds"], result["memory_mib"]
+    bare, runs = result["bare_images_per_second"], result["service"]
     best = max(bare, key=bare.__getitem__)
+
+    def row(what: str, tell: Callable[[dict], str]) -> str:
+        return f"| {what} | {' | '.join(map(tell, runs))} |"
+
     lines = [
-        f"| {result['backbone']}, {result['clients']} clients | |",
-        "|---|---:|",
-        f"| bare backbone, batches of {best}, images a second | {bare[best]:.1f} |",
-        f"| service, images a second in each round | {rounds} |",
-        f"| service, of the bare backbone beside it (median of rounds) | {result['service_to_bare']:.2f} |",
-        f"| latency p50, p90, p99 (s) | {', '.join(f'{latency[p]:.2f}' for p in ('p50', 'p90', 'p99'))} |",
+        row(f"{result['backbone']}, {result['clients']} clients", lambda run: run["precision"]),
+        f"|---|{'---:|' * len(runs)}",
+        row("images a second in each round", lambda run: ", ".join(f"{r:.1f}" for r in run["images_per_second"])),
+        row("of the bare backbone beside it (median)", lambda run: f"{statistics.median(run['to_bare']):.2f}"),
+        row("latency p50, p90, p99 (s)", lambda run: ", ".join(f"{s:.2f}" for s in run["latency_seconds"].values())),
     ]
-    lines += [
-        f"| memory after {int(count):,} requests (small network) | {mib:,.0f} MiB |" for count, mib in memory.items()
-    ]
-    lines.append(f"| after as many damaged ones | {result['memory_after_damage_mib']:,.0f} MiB |")
-    return "\n".join([*lines, "", f"{result['cpu']}, commit {result['commit']}.", ""])
+    memory = ", ".join(f"{mib:,.0f} MiB after {int(count):,} requests" for count, mib in result["memory_mib"].items())
+    alone = f"The bare backbone alone: {bare[best]:.1f} images a second in batches of {best}"
+    damaged = f"{result['memory_after_damage_mib']:,.0f} MiB after as many damaged ones"
+    note = f"{alone}. Memory, of a small network: {memory}, {damaged}. {result['cpu']}, commit {result['commit']}."
+    return "\n".join([*lines, "", note, ""])
 
 
 def demo_results() -> list[Comparison]:
