@@ -1,7 +1,7 @@
 """All methods on the demo tasks: a learning rate for each from validation images, then several seeds, side by side.
 
 DINOv2 ViT-S/14 (saliency-tuned). Rates are tried in runs of half as many epochs on 800 training and 200 validation
-images: the method's own and twice that, then doubled or halved for as long as that is better. The runs themselves have
+images: the method's own, twice and half of it, then doubled or halved for as long as that is better. The runs themselves have
 all 1,000 images and are scored on test images, which choose nothing. A method that fails is an error; what is finished
 is written after each method, and a second call goes on with the rest.
 
@@ -49,7 +49,7 @@ def best_rate(name: str, method: sidetune.Method, data: str, backbone: sidetune.
 
     parts = {"train": splits.train, "val": splits.val}
     shared = {**parts, **share_features(parts, backbone, [make(None)], recipe, lambda *_: None)}
-    choices = [{"lr": method.lr}, {"lr": 2 * method.lr}]
+    choices = [{"lr": factor * method.lr} for factor in (1, 2, 0.5)]
     best, _ = search(make, choices, shared["train"], shared["val"], recipe, Quiet(), rounds=[1 / 2], open_ended=True)
     print(f"  {name}: lr {best['lr']:g}", flush=True)
     return dataclasses.replace(method, lr=best["lr"])
