@@ -1,9 +1,9 @@
 """All methods on the demo tasks: a learning rate for each from validation images, then several seeds, side by side.
 
 DINOv2 ViT-S/14 (saliency-tuned). Rates are tried in runs of half as many epochs on 800 training and 200 validation
-images: the method's own, twice and half of it, then doubled or halved for as long as that is better. The runs themselves have
-all 1,000 images and are scored on test images, which choose nothing. A method that fails is an error; what is finished
-is written after each method, and a second call goes on with the rest.
+images: the method's own, twice and half of it, then doubled or halved for as long as that is better. The runs
+themselves have all 1,000 images and are scored on test images, which choose nothing. A method that fails is an error;
+what is finished is written after each method, and a second call goes on with the rest.
 
     python benchmarks/compare.py [--pixels 56] [--epochs 6] [--seeds 3] [--methods linear,dtl+,...]
         # writes benchmarks/results/56px-6-epochs/results-DATA.json; scripts/generate_docs.py makes table and picture
