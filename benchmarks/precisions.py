@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 import sidetune
-from sidetune.cli.demo import BACKBONE, TAPS
+from sidetune.cli.demo import BACKBONE, TASKS, K
 from sidetune.data import read_data
 from sidetune.features import from_named
 from sidetune.measure.machine import birth_certificate
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--data", default=",".join(TAPS))
+    parser.add_argument("--data", default=",".join(TASKS))
     options = parser.parse_args()
     backbone = sidetune.open_backbone(BACKBONE, image_size=112)
     recipe = sidetune.Recipe(epochs=options.epochs, lr_update="step", precision="fp32")
@@ -56,7 +56,7 @@ def main() -> None:
         def adapted(method: sidetune.Method, seed: int = 0) -> sidetune.AdaptedModel:
             return sidetune.adapt(backbone, method, classes=splits.train.classes, transform="vtab", seed=seed)  # noqa: B023
 
-        mist = MIST(k=TAPS[data])
+        mist = MIST(k=K)
         once = sidetune.Recipe(precision="bf16")
         computed = share_features(parts, backbone, [adapted(mist), adapted(Linear())], once, lambda *_: None)
         for name in ("linear", "fp32", "int8", "int4"):
@@ -73,7 +73,7 @@ def main() -> None:
             rows.append({"data": data, "features": name, "accuracies": accuracies})
     shape = (65, 384)
     sizes = {precision: num_bytes(shape, precision) for precision in ("fp32", "int8", "int4")}
-    result = {"kind": "precisions", "backbone": BACKBONE, "image_size": 112, "epochs": options.epochs, "taps": TAPS}
+    result = {"kind": "precisions", "backbone": BACKBONE, "image_size": 112, "epochs": options.epochs, "k": K}
     path = RESULTS / "precisions.json"
     path.write_text(json.dumps({**result, **birth_certificate(), "bytes": sizes, "rows": rows}, indent=1) + "\n")
     print(f"wrote {path}")

@@ -279,8 +279,7 @@ def precisions() -> str:
         what = "linear probe beside it" if name == "linear" else name
         size = f"{result['bytes'][name]:,}" if name in result["bytes"] else ""
         lines.append(f"| {what} | {size} | {' | '.join(cells)} |")
-    taps = ", ".join(f"k = {k} on {d}" for d, k in result["taps"].items())
-    about = f"mean of {len(scores[0])} seeds and its standard error, {result['epochs']} epochs, {taps}"
+    about = f"mean of {len(scores[0])} seeds and its standard error, {result['epochs']} epochs, k = {result['k']}"
     note = f"{result['backbone']} at {result['image_size']} px; {about}; commit {result['commit']}."
     return "\n".join([*lines, "", note, ""])
 

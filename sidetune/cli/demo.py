@@ -16,8 +16,9 @@ from sidetune.cli.options import JSON, Overwrite
 BACKBONE = "vit_small_patch14_dinov2.saliency"
 METHODS = ("linear", "lora", "full", "dtl+")
 EPOCHS = 6
-TAPS = {"fashion-1k": 10, "sprites-location": 6}
-"""How many taps MIST sums."""
+TASKS = ("fashion-1k", "sprites-location")
+K = 10
+"""MIST's last tap: 5 N / 6, as validation images of both tasks choose."""
 
 
 def demo_command(
@@ -44,7 +45,7 @@ def demo_command(
     backbone = open_backbone(BACKBONE, image_size=56)
     results = []
     with progress() as report:
-        for name in ("fashion-1k", "sprites-location"):
+        for name in TASKS:
             ERR.print(f"{name} on {BACKBONE} at 56 px")
             splits = read_data(name)
             comparison, models = compare(
@@ -62,7 +63,7 @@ def demo_command(
                 row, model = train_on_device(
                     splits,
                     backbone,
-                    k=TAPS[name],
+                    k=K,
                     epochs=2 * EPOCHS,
                     precision="int8",
                     work=Path(work),
