@@ -39,7 +39,7 @@ PUBLISHED = {
 }
 """Where a method's size and memory stand in benchmarks/published; others are published without them, or by no row."""
 STUDIES = sorted((RESULTS / "studies").glob("*.json"))
-DRAWN = ("dtl-first-write", "dtl-rank")
+DRAWN = ("dtl-first-write", "dtl-rank", "mist-k")
 IN_README = ("linear", "dtl", "dtl+", "dtl+*", "lora", "bitfit", "full")
 
 
@@ -141,7 +141,8 @@ def studies() -> str:
     lines: list[str] = []
     for path in STUDIES:
         c = Comparison.load(path)
-        lines += [f"| {path.stem} | accuracy | trained | memory |", "|---|---:|---:|---:|"]
+        epochs = len(c.rows[0].histories[0])
+        lines += [f"| {path.stem}, {epochs} epochs | accuracy | trained | memory |", "|---|---:|---:|---:|"]
         for row in c.rows:
             numbers = f"{row.parameters.trainable:,} | {row.peak_bytes / 2**20:,.0f} MiB"
             lines.append(f"| {row.method} | {accuracy(row)} | {numbers} |")

@@ -11,6 +11,8 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from sidetune.data import Samples
 from sidetune.measure.compare import Comparison
@@ -20,15 +22,21 @@ from sidetune.model import AdaptedModel
 COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
 MARKERS = "osD"
 """The next one where colours start again."""
+CROWDED = 10
+"""With more methods than this, memory and error have logarithmic axes, which keep the good ones apart."""
 
 
 def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
     """Accuracy against peak training memory, a panel a data set; the area of a dot grows with trained parameters."""
-    figure = Figure(figsize=(5.2 * len(comparisons), 4.8), layout="constrained")
+    methods = list(dict.fromkeys(row.method for c in comparisons for row in c.rows))
+    height = 8.4 if max(len(c.rows) for c in comparisons) > CROWDED else 4.8
+    figure = Figure(figsize=(5.2 * len(comparisons), height), layout="constrained")
     for axes, c in zip(figure.subplots(1, len(comparisons), squeeze=False)[0], comparisons, strict=True):
-        for i, row in enumerate(c.rows):
+        crowded = len(c.rows) > CROWDED
+        for row in c.rows:
+            i = methods.index(row.method)
             mib, accuracy = row.peak_bytes / 2**20, 100 * row.accuracy
-            area = 30 + 12 * np.log2(1 + row.parameters.trainable / 1000) ** 1.5
+            area = (0.3 if crowded else 1) * (30 + 12 * np.log2(1 + row.parameters.trainable / 1000) ** 1.5)
             axes.errorbar(mib, accuracy, yerr=np.nan_to_num(100 * row.spread), color=COLOURS[i % 10], capsize=3)
             axes.scatter(
                 mib,
@@ -43,15 +51,34 @@ def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
         axes.set_xlabel("peak memory of a training step (MiB)")
         axes.set_ylabel(f"{c.scored_on} accuracy (%)")
         axes.set_title(f"{c.data}, {c.image_size[0]} px")
-        axes.set_xlim(left=0, right=1.08 * max(r.peak_bytes for r in c.rows) / 2**20)
+        if crowded:
+            logarithmic(axes)
+        else:
+            axes.set_xlim(left=0, right=1.08 * max(r.peak_bytes for r in c.rows) / 2**20)
         axes.margins(y=0.15)
         tidy(axes)
-        below = axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13))
+        under = axes.transAxes + ScaledTranslation(0, -0.5, figure.dpi_scale_trans)  # inches, below the axis' name
+        below = axes.legend(
+            frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=under
+        )
         below.set_title("trained parameters, no head", prop={"size": 8})
         for handle in below.legend_handles:
             if isinstance(handle, PathCollection):
                 handle.set_sizes([40])
     figure.savefig(path, dpi=150)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Axes of MiB and per cent on which as much lies between 90 and 95 as between 95 and 97.5 %."""
+    mib, per_cent = (50, 70, 100, 150, 200, 300, 400, 600, 1000, 2000, 4000), (20, 40, 60, 70, 80, 90, 95, 98, 99, 99.5)
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xticks([m for m in mib if low <= m <= high], [str(m) for m in mib if low <= m <= high], minor=False)
+    axes.xaxis.set_minor_locator(NullLocator())
+    low, high = axes.get_ylim()
+    axes.set_yscale("function", functions=(lambda a: -np.log(100.5 - np.minimum(a, 100)), lambda x: 100.5 - np.exp(-x)))
+    axes.set_ylim(max(low, 0), min(high, 100))
+    axes.set_yticks([p for p in per_cent if low <= p <= high], [f"{p:g}" for p in per_cent if low <= p <= high])
 
 
 def legend(method: str, trainable: int) -> str:

@@ -10,7 +10,7 @@ from sidetune.methods.method import Adaptation, Method, check_positive
 class Full(Method):
     """Full fine-tuning."""
 
-    lr: float = 1e-4
+    lr: float = 2.5e-5
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         return Adaptation(trains=lambda name: True)
