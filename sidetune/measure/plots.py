@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from sidetune.data import Samples
@@ -78,7 +78,10 @@ def logarithmic(axes: Axes) -> None:
     low, high = axes.get_ylim()
     axes.set_yscale("function", functions=(lambda a: -np.log(100.5 - np.minimum(a, 100)), lambda x: 100.5 - np.exp(-x)))
     axes.set_ylim(max(low, 0), min(high, 100))
-    axes.set_yticks([p for p in per_cent if low <= p <= high], [f"{p:g}" for p in per_cent if low <= p <= high])
+    inside = [p for p in per_cent if low <= p <= high]
+    if len(inside) < 4:
+        inside = [p for p in MaxNLocator(8).tick_values(low, high) if low <= p <= high]
+    axes.set_yticks(inside, [f"{p:g}" for p in inside])
 
 
 def legend(method: str, trainable: int) -> str:
