@@ -2,8 +2,9 @@
 
 DINOv2 ViT-S/14 (saliency-tuned). Rates are tried in runs of half as many epochs on 800 training and 200 validation
 images: the method's own, twice and half of it, then doubled or halved for as long as that is better. The runs
-themselves have all 1,000 images and are scored on test images, which choose nothing. A method that fails is an error;
-what is finished is written after each method, and a second call goes on with the rest.
+themselves have all 1,000 images and are scored on test images, which choose nothing. NOAH's sizes are searched for
+first, on the same 800 and 200 images. A method that fails is an error; what is finished is written after each method,
+and a second call goes on with the rest.
 
     python benchmarks/compare.py [--pixels 56] [--epochs 6] [--seeds 3] [--methods linear,dtl+,...]
         # writes benchmarks/results/56px-6-epochs/results-DATA.json; scripts/generate_docs.py makes table and picture
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import sidetune
 from sidetune.cli.demo import BACKBONE
+from sidetune.cli.sizes import SUPERNET_LR
 from sidetune.data import read_data
 from sidetune.measure.compare import Comparison, compare
 from sidetune.methods import METHODS
@@ -23,10 +25,15 @@ from sidetune.train.kept import share_features
 from sidetune.train.loop import Silent
 from sidetune.train.prepare import prepare
 from sidetune.train.search import Trial, search
+from sidetune.train.supernet import Searchable, search_sizes
 
 RESULTS = Path(__file__).parent / "results"
 SAME = ("dtlv1",)
 """Other names of what is listed."""
+SUPERNET_EPOCHS = 5
+"""Times those of a run, as NOAH's authors have it."""
+MAX_PARAMETERS = 180_000
+"""Of a searched method: half of what NOAH's authors found on average on ViT-B, which is twice as wide."""
 
 
 class Quiet(Silent):
@@ -37,10 +44,14 @@ class Quiet(Silent):
         print(f"  lr {trial.choice['lr']:g}: val {100 * trial.val_accuracy:.1f} %", flush=True)
 
 
-def best_rate(name: str, method: sidetune.Method, data: str, backbone: sidetune.Backbone, recipe: sidetune.Recipe):
-    """The method with the learning rate that validation images prefer."""
+def tuned(name: str, method: sidetune.Method, data: str, backbone: sidetune.Backbone, recipe: sidetune.Recipe):
+    """The method with the learning rate, and the sizes if it leaves them open, that validation images prefer."""
     splits = read_data(data, tune=True)
     ready = prepare(method, backbone, splits.train, transform="vtab", seed=0)
+    if isinstance(ready, Searchable):
+        supernets = dataclasses.replace(recipe, epochs=SUPERNET_EPOCHS * recipe.epochs, lr=SUPERNET_LR)
+        limits = {"max_parameters": MAX_PARAMETERS, "recipe": supernets, "transform": "vtab"}
+        method = ready = search_sizes(backbone, ready, splits.train, splits.val, **limits).method
 
     def make(_: object) -> sidetune.AdaptedModel:
         model = sidetune.adapt(backbone, ready, classes=splits.train.classes, transform="vtab")
@@ -73,7 +84,7 @@ def main() -> None:
         done = Comparison.load(path) if path.exists() else None
         for name in options.methods.split(","):
             if done is None or name not in {row.method for row in done.rows}:
-                method = best_rate(name, METHODS[name], data, backbone, recipe)
+                method = tuned(name, METHODS[name], data, backbone, recipe)
                 seeds = range(options.seeds)
                 one, _ = compare(
                     splits, backbone, {name: method}, recipe=recipe, seeds=seeds, transform="vtab", report=Quiet()

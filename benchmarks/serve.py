@@ -146,7 +146,8 @@ def throughput(folder: Path, args: argparse.Namespace) -> dict[str, object]:
                 run["images_per_second"].append(rate)
                 run["to_bare"].append(rate / alone)
                 run["latencies"] += took
-                print(f"{ask.precision}: {rate:.1f} images a second, {rate / alone:.3f} of the bare {alone:.1f}")
+                told = f"{rate:.1f} images a second, {rate / alone:.3f} of the bare {alone:.1f}"
+                print(f"{ask.precision}: {told}", flush=True)
     for run in runs:
         ordered = sorted(run.pop("latencies"))
         run["latency_seconds"] = {f"p{p}": ordered[int(len(ordered) * p / 100)] for p in (50, 90, 99)}

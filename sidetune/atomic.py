@@ -26,7 +26,7 @@ def replacing(path: Path, num_bytes: int = 0) -> Iterator[Path]:
     this one is killed. Raises NoSpace, before anything is written if `num_bytes` are known not to fit.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(path)
+    remove_stale(path.parent, glob.escape(path.name))
     if num_bytes > (free := shutil.disk_usage(path.parent).free):
         raise NoSpace(f"{path} needs {num_bytes / 2**20:,.0f} MiB, but its disk has {free / 2**20:,.0f} MiB left")
     writer = f"{platform.node()}~{os.getpid()}~{threading.get_ident()}"
@@ -50,9 +50,9 @@ def write_text(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def remove_stale(path: Path) -> None:
-    """Take away what writers of `path` that were killed have left."""
-    for folder in path.parent.glob(f".{glob.escape(path.name)}.*~*~*"):
+def remove_stale(parent: Path, pattern: str) -> None:
+    """Take away what writers of files of this pattern that were killed have left."""
+    for folder in parent.glob(f".{pattern}.*~*~*"):
         host, pid, _ = folder.name.rsplit("~", 2)
         gone = host.endswith(f".{platform.node()}") and not is_running(int(pid))
         with suppress(FileNotFoundError):  # its writer has just finished

@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from sidetune.data import Samples
@@ -69,19 +69,17 @@ def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
 
 
 def logarithmic(axes: Axes) -> None:
-    """Axes of MiB and per cent on which as much lies between 90 and 95 as between 95 and 97.5 %."""
-    mib, per_cent = (50, 70, 100, 150, 200, 300, 400, 600, 1000, 2000, 4000), (20, 40, 60, 70, 80, 90, 95, 98, 99, 99.5)
+    """Axes of MiB and per cent on which about as much lies between 90 and 95 as between 95 and 97.5 %."""
     axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xticks([m for m in mib if low <= m <= high], [str(m) for m in mib if low <= m <= high], minor=False)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.xaxis.set_minor_locator(NullLocator())
     low, high = axes.get_ylim()
     axes.set_yscale("function", functions=(lambda a: -np.log(100.5 - np.minimum(a, 100)), lambda x: 100.5 - np.exp(-x)))
     axes.set_ylim(max(low, 0), min(high, 100))
-    inside = [p for p in per_cent if low <= p <= high]
-    if len(inside) < 4:
-        inside = [p for p in MaxNLocator(8).tick_values(low, high) if low <= p <= high]
-    axes.set_yticks(inside, [f"{p:g}" for p in inside])
+    ticks = [p for p in (20, 40, 60, 70, 80, 90, 95, 98, 99, 99.5) if low <= p <= high]
+    axes.yaxis.set_major_locator(FixedLocator(ticks) if len(ticks) > 3 else MaxNLocator(8))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def legend(method: str, trainable: int) -> str:

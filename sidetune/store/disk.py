@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from sidetune.atomic import replacing, write_text
+from sidetune.atomic import remove_stale, replacing, write_text
 from sidetune.errors import NoSpace
 from sidetune.features import Features, Need, from_named, join
 from sidetune.store.codec import Codec, decode, encode
@@ -136,6 +136,7 @@ def fill(
     per_item = item_bytes(images[0][0], compute, origin.codec, channel_axis)
     per_shard = max(SHARD_BYTES // per_item, 1)
     num_shards = -(-origin.num_items // per_shard)
+    remove_stale(folder, "shard-*")  # before the space is counted
     missing = [n for n in range(num_shards) if not is_whole(shard_path(folder, n))]
     foresee_space(root, per_item * sum(len(items_of(n, per_shard, origin)) for n in missing))
     write_text(folder / "store.json", json.dumps({**origin.described(), "per_shard": per_shard}, indent=1))

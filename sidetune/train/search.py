@@ -16,6 +16,8 @@ from sidetune.train.schedule import SHORTEST_TRIAL
 
 Choice = Mapping[str, float]
 """Values by name: `lr`, and fields of the method."""
+LAST = 2
+"""Choices that are left for the last round, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +33,6 @@ class Trial:
     def rank(self) -> tuple[float, float]:
         """Better is larger: accuracy, then a lower training loss."""
         return self.val_accuracy, -self.loss
-
-
-LAST = 2
-"""Choices that are left for the last round, at least."""
 
 
 class SearchReport(Report, Protocol):

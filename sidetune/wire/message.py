@@ -49,7 +49,8 @@ def unpack(body: bytes | memoryview, header_length: int | None = None) -> tuple[
     try:
         header = read_json(view[:length])
     except WireError as e:
-        raise WireError(f"{e} (without {HEADER_LENGTH} the whole body is JSON)" if header_length is None else e) from e
+        hint = f" (without {HEADER_LENGTH} the whole body is JSON)" if header_length is None else ""
+        raise WireError(f"{e}{hint}") from None
     rest, tensors = view[length:], []
     for tensor in named(header, "inputs" if "inputs" in header else "outputs"):
         if (size := parameters(tensor).get("binary_data_size")) is None:

@@ -53,7 +53,7 @@ def refused(talk, picture, send, *workers, **settings):
         (lambda f: b"GIF89a" + f, "none of JPEG, PNG, WEBP"),
         (lambda f: f[:100], "damaged"),
         (lambda f: f[:-200], "damaged"),
-        (lambda f: bomb(), "50000 x 50000 pixels|more than the"),
+        (lambda f: bomb(), "50000 wide and 50000 high|more than the"),
         (lambda f: bomb(10_000, 4_000), "10000 wide and 4000 high, at most 32000000"),
         (lambda f: bomb(10_000, 1), "10000 wide and 1 high; one side may be at most 20 times the other"),
         (lambda f: bomb(2**31 - 1, 2**31 - 1), ""),
