@@ -82,3 +82,8 @@ def from_named(tensors: Iterable[tuple[str, Tensor]]) -> Features:
         kind, _, key = name.partition(".")
         taps[kind][key if kind == "pooled" else int(key)] = tensor
     return Features(**taps)
+
+
+def widened(t: Tensor) -> Tensor:
+    """In float32 or wider, as sums of taps are kept."""
+    return t.to(torch.promote_types(t.dtype, torch.float32))

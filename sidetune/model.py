@@ -50,7 +50,7 @@ class AdaptedModel(nn.Module):
         self.prefix = None
         if self.suffix.seam != IMAGES:
             self.prefix = Prefix(backbone, self.need)
-        self.head = task.head(backbone.num_features)
+        self.head = task.head(backbone.num_features, method.head_start)
         self.dtype = torch.float32
         self.is_compiled = False
         self.eval()

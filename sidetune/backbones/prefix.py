@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.held import hold, is_low, natively
 from sidetune.backbones.structure import shared
-from sidetune.features import Features, Need
+from sidetune.features import Features, Need, widened
 
 
 class Prefix(nn.Module):
@@ -55,12 +55,12 @@ class Prefix(nn.Module):
         outputs: dict[int, Tensor] = {}
         gathered: dict[int, Tensor] = {}
         z = self.stem(images)
-        total = z.float() if need.gathered else None
+        total = widened(z) if need.gathered else None
         for number in range(need.last_block(len(self.blocks)) + 1):
             if number:
                 if (transition := str(number)) in self.transitions:
                     z = self.transitions[transition](z)
-                    total = None if total is None else self.transitions[transition](total.to(z.dtype)).float()
+                    total = None if total is None else widened(self.transitions[transition](total.to(z.dtype)))
                 if number in need.inputs:
                     inputs[number] = in_compute_type(z)
                 z = self.blocks[str(number)](z)

@@ -37,7 +37,7 @@ class DTL(Method):
     """One g for all writes (of a stage, where widths differ), or one for each."""
     reset: bool = True
     """h starts at 0 in every stage. Without it h runs on, which needs stages of one shape."""
-    lr: float = 1e-2
+    lr: float = 5e-3
     pool: str = "mean"
 
     def __post_init__(self) -> None:

@@ -22,13 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.features import widened
 from sidetune.methods.method import Adaptation, Method, SideNetwork, check_positive
 from sidetune.methods.mist import LowRankAttention
 
 
 class Climbed(NamedTuple):
     taps: Tensor
-    """z_0 + ... + z_i, or the last t of them, without a graph and in fp32."""
+    """z_0 + ... + z_i, or the last t of them, without a graph and in fp32 or wider."""
     h: Tensor
     recent: tuple[Tensor, ...] = ()
     """The last t taps, where t is less than all."""
@@ -54,10 +55,10 @@ class AttentionLadder(SideNetwork):
     def climb(self, tap: int, z: Tensor, state: Climbed | None) -> Climbed:
         recent: tuple[Tensor, ...] = ()
         if self.window is not None:
-            recent = (*(state.recent if state else ()), z.float())[-self.window :]
+            recent = (*(state.recent if state else ()), widened(z))[-self.window :]
             taps = torch.stack(recent).sum(0)
         else:
-            taps = z.float() if state is None else state.taps + z
+            taps = widened(z) if state is None else state.taps + z
         h = torch.zeros_like(taps) if state is None else state.h
         for layer in cast(Iterable[LowRankAttention], self.layers[str(tap)]):
             h = h + layer.update(taps + h)

@@ -25,10 +25,17 @@ class LowRank(nn.Module):
     """
 
     def __init__(
-        self, base: nn.Linear | nn.Conv2d, rank: int, scale: float, num_parts: int, slices: tuple[int, ...]
+        self,
+        base: nn.Linear | nn.Conv2d,
+        rank: int,
+        scale: float,
+        num_parts: int,
+        slices: tuple[int, ...],
+        dropout: float,
     ) -> None:
         super().__init__()
         self.base, self.scale, self.num_parts, self.slices = base, scale, num_parts, slices
+        self.dropout = nn.Dropout(dropout)
         num_outputs, num_inputs = base.weight.shape[:2]
         self.down = nn.Parameter(torch.empty(len(slices), rank, num_inputs))
         self.up = nn.Parameter(torch.zeros(len(slices), num_outputs // num_parts, rank))
@@ -38,8 +45,8 @@ class LowRank(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         down, up = self.down.flatten(0, 1), self.scale * spread(self.up, self.slices, self.num_parts)
         if isinstance(self.base, nn.Conv2d):
-            return self.base(x) + F.conv2d(F.conv2d(x, down[:, :, None, None]), up[:, :, None, None])
-        return self.base(x) + F.linear(F.linear(x, down), up)
+            return self.base(x) + F.conv2d(F.conv2d(self.dropout(x), down[:, :, None, None]), up[:, :, None, None])
+        return self.base(x) + F.linear(F.linear(self.dropout(x), down), up)
 
     @torch.no_grad()
     def merge(self) -> nn.Linear | nn.Conv2d:
@@ -67,6 +74,8 @@ class LoRA(Method):
     rank: int = 8
     scale: float = 1.0
     fused: bool = False
+    dropout: float = 0.0
+    """Of what the update reads."""
 
     def __post_init__(self) -> None:
         check_positive(self, "rank")
@@ -87,6 +96,13 @@ class LoRA(Method):
                     raise ValueError(f"rank {self.rank} is above the width of {name} in block {i}, {width}")
                 apart = name == "attn.qkv" and not self.fused
                 num_parts, slices = (3, (0, 2)) if apart else (1, (0,))
-                wraps[i][name] = partial(LowRank, rank=self.rank, scale=self.scale, num_parts=num_parts, slices=slices)
+                wraps[i][name] = partial(
+                    LowRank,
+                    rank=self.rank,
+                    scale=self.scale,
+                    num_parts=num_parts,
+                    slices=slices,
+                    dropout=self.dropout,
+                )
                 num_units += len(slices)
         return Adaptation(wraps=wraps, num_units=num_units)

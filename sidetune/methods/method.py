@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.tasks.classification import HeadStart
 
 if TYPE_CHECKING:
     from sidetune.model import AdaptedModel
@@ -95,6 +96,9 @@ class Method(ABC):
     pool: str = "native"
     """How the last block's output becomes one vector: `native` (as pretrained), `mean` (of the patches, then norm),
     `token` (norm, then class token)."""
+    head_start: HeadStart = "normal"
+    """The head's weights before the first step: `normal` (of 0.02, truncated), `zero`, `kaiming` (normal of
+    sqrt(2 / classes)). Its bias is zero."""
 
     @abstractmethod
     def adapt(self, backbone: Backbone) -> Adaptation:

@@ -2,7 +2,7 @@
 
     [q k v] = x W + x A B        LoRA on the fused qkv, rank r_i
     m       = m + U f(D m)       adapter behind the MLP, in its residual branch, width a_i; f(x) = x sigmoid(1.702 x)
-    X'      = [class, P_i, X]    prompts, p_i of them, new for every block
+    X'      = [class, P_i, X]    prompts, p_i of them, in place of the last block's; where p_i = 0 those go on
 
 A *sub-network* says r_i, a_i, p_i for each block; each kind stands in the first blocks, up to a depth of its own. The
 *supernet* has all at their largest and trains a sub-network drawn anew at every step: one of size s uses the first s
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.methods.adapter import quick_gelu
 from sidetune.methods.method import Adaptation, Method, SideNetwork, State
 
 if TYPE_CHECKING:
@@ -114,30 +115,35 @@ class ElasticPrompts(SideNetwork):
         if block == 0 and self.training:
             self.active.draw()
         sizes = self.active.subnet.prompts
-        before, after = z[:, : self.first], z[:, self.first + (sizes[block - 1] if block else 0) :]
-        if block == self.num_blocks or not sizes[block]:
+        if block < self.num_blocks and not sizes[block]:
+            return z
+        present = next((size for size in reversed(sizes[:block]) if size), 0)
+        before, after = z[:, : self.first], z[:, self.first + present :]
+        if block == self.num_blocks:  # the head reads the backbone's own tokens
             return torch.cat([before, after], dim=1)
-        prompts = self.dropout(self.prompts[str(block)][: sizes[block]]).expand(len(z), -1, -1)
+        prompts = self.dropout(self.prompts[str(block)][: sizes[block]].expand(len(z), -1, -1))
         return torch.cat([before, prompts.to(z), after], dim=1)
 
 
 class ElasticLoRA(nn.Module):
-    def __init__(self, base: nn.Linear, active: Active, index: int, size: int) -> None:
+    def __init__(self, base: nn.Linear, active: Active, index: int, size: int, dropout: float) -> None:
         super().__init__()
-        self.base, self.active, self.index = base, active, index
+        self.base, self.active, self.index, self.dropout = base, active, index, nn.Dropout(dropout)
         self.down = nn.Parameter(torch.empty(size, base.in_features))
         self.up = nn.Parameter(torch.zeros(base.out_features, size))
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
         rank = self.active.subnet.lora[self.index]
-        return self.base(x) + F.linear(F.linear(x, self.down[:rank]), self.up[:, :rank]) if rank else self.base(x)
+        if not rank:
+            return self.base(x)
+        return self.base(x) + F.linear(F.linear(self.dropout(x), self.down[:rank]), self.up[:, :rank])
 
 
 class ElasticAdapter(nn.Module):
-    def __init__(self, base: nn.Linear, active: Active, index: int, size: int) -> None:
+    def __init__(self, base: nn.Linear, active: Active, index: int, size: int, dropout: float) -> None:
         super().__init__()
-        self.base, self.active, self.index = base, active, index
+        self.base, self.active, self.index, self.dropout = base, active, index, nn.Dropout(dropout)
         self.down, self.up = nn.Linear(base.out_features, size), nn.Linear(size, base.out_features)
         for layer in (self.down, self.up):
             nn.init.xavier_uniform_(layer.weight)
@@ -148,7 +154,7 @@ class ElasticAdapter(nn.Module):
         if not size:
             return x
         h = F.linear(x, self.down.weight[:size], self.down.bias[:size])
-        return x + F.linear(h * torch.sigmoid(1.702 * h), self.up.weight[:, :size], self.up.bias)
+        return x + F.linear(self.dropout(quick_gelu(h)), self.up.weight[:, :size], self.up.bias)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +175,7 @@ class NOAH(Method):
     depths: Sizes | None = None
     """In how many of the first blocks a kind may stand; quarters of the blocks (3, 6, 9, 12 of 12) if None."""
     dropout: float = 0.1
-    """Of prompts."""
+    """Of prompts, of what LoRA reads and of adapters behind their activation."""
     lr: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -229,7 +235,7 @@ class NOAH(Method):
                 if size > width:
                     raise ValueError(f"size {size} at {name} of block {i} is above the backbone's width, {width}")
                 if size:
-                    wraps[i][name] = partial(elastic, active=active, index=i - 1, size=size)
+                    wraps[i][name] = partial(elastic, active=active, index=i - 1, size=size, dropout=self.dropout)
         assert backbone.layout.grid is not None
         patch_area = math.prod(backbone.card.image_size) / math.prod(backbone.layout.grid)
         bound = math.sqrt(6 / (3 * patch_area + width))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.features import widened
 from sidetune.methods.layers import (
     LINEAR,
     Linear,
@@ -63,8 +64,8 @@ class TunedNorm(nn.Module):
         self.base, self.weight, self.bias = base, weight, bias
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = changed(self.base.weight, self.weight).float()  # both in one type, whichever of them is changed
-        bias = changed(self.base.bias, self.bias).float()
+        weight = widened(changed(self.base.weight, self.weight))  # both in one type, whichever of them is changed
+        bias = widened(changed(self.base.bias, self.bias))
         y = F.layer_norm(to_last(x, self.base), self.base.normalized_shape, weight, bias, self.base.eps)
         return from_last(y, self.base)
 

@@ -28,7 +28,7 @@ class Prompts(SideNetwork):
         before, after = z[:, : self.first], z[:, self.first if block == 0 else self.last :]
         if block == self.num_blocks:  # the head reads the backbone's own tokens
             return torch.cat([before, after], dim=1)
-        prompts = self.dropout(self.prompts[block]).expand(z.shape[0], -1, -1)
+        prompts = self.dropout(self.prompts[block].expand(z.shape[0], -1, -1))
         return torch.cat([before, prompts.to(z), after], dim=1)
 
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sidetune.errors import unknown
+
+HeadStart = Literal["normal", "zero", "kaiming"]
+HEAD_STARTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "normal": partial(nn.init.trunc_normal_, std=0.02),
+    "zero": nn.init.zeros_,
+    "kaiming": partial(nn.init.kaiming_normal_, a=0, mode="fan_out"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,10 +41,12 @@ class Classification:
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("classes must have different names")
 
-    def head(self, width: int) -> nn.Linear:
-        """A linear layer, started as the DTL authors start theirs: truncated normal of 0.02, zero bias."""
+    def head(self, width: int, start: str = "normal") -> nn.Linear:
+        """A linear layer with zero bias; `normal`, the DTL authors' start, is a truncated normal of 0.02."""
         head = nn.Linear(width, len(self.classes))
-        nn.init.trunc_normal_(head.weight, std=0.02)
+        if start not in HEAD_STARTS:
+            raise unknown("head start", start, HEAD_STARTS)
+        HEAD_STARTS[start](head.weight)
         nn.init.zeros_(head.bias)
         return head
 

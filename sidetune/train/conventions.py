@@ -18,6 +18,7 @@ from importlib.resources import files
 
 from sidetune.errors import unknown
 from sidetune.methods import find_method
+from sidetune.tasks.classification import HeadStart
 from sidetune.train.papers import HALF, PaperRun, paper_run
 from sidetune.train.recipe import Recipe
 
@@ -42,6 +43,7 @@ class Convention:
     """Presets whose pixels are normalised to -1..1 instead."""
     transform: str = "vtab"
     pool: str = "token"
+    head_start: HeadStart = "normal"
     recipe: Recipe
     rates: tuple[float, ...] = ()
     """Learning rates that the authors chose from by validation; `--lr auto` tries them."""
@@ -60,7 +62,7 @@ class Convention:
         return PaperRun(
             backbone=self.backbone,
             preset=preset,
-            method=find_method(preset, pool=self.pool, **self.choices.get(preset, {})),
+            method=find_method(preset, pool=self.pool, head_start=self.head_start, **self.choices.get(preset, {})),
             recipe=self.recipe,
             transform=self.transform,
             mean=HALF if halved else self.mean,
@@ -88,7 +90,7 @@ CONVENTIONS: dict[str, Convention] = {
         recipe=NOAHS,
         selection="not said",
         forms={"lora": "lora-fused"},
-        choices={"vpt-deep": {"dropout": 0.1}, "vpt-shallow": {"dropout": 0.1}},
+        choices={name: {"dropout": 0.1} for name in ("vpt-deep", "vpt-shallow", "adapter", "lora-fused")},
     ),
     "vpt": Convention(
         source="Jia et al., 2022; rate and weight decay are grids there, weight decay {1e-2, 1e-3, 1e-4, 0}",
@@ -103,6 +105,7 @@ CONVENTIONS: dict[str, Convention] = {
             min_lr=0,
             seed=42,
         ),
+        head_start="kaiming",
         rates=tuple(base * 64 / 256 for base in (50, 25, 10, 5, 2.5, 1, 0.5, 0.25, 0.1, 0.05)),
         selection="rates by the 200 validation images, then five seeds on all 1,000",
         forms={"adapter": "adapter-vpt"},
@@ -132,9 +135,10 @@ CONVENTIONS: dict[str, Convention] = {
         selection="the best of five budgets",
     ),
     "arc": Convention(
-        source="Dong et al., 2023; their head starts at zero",
+        source="Dong et al., 2023",
         method="arc",
         backbone=IN21K,
+        head_start="zero",
         recipe=Recipe(lr=1e-2, weight_decay=0.0, clip_grad=1.0),
         selection="the best test epoch",
     ),

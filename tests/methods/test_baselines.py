@@ -265,9 +265,12 @@ def test_saving_memory_leaves_the_gradient_of_the_whole_batch(vit, name, choices
         assert (gradient - saved[parameter_name]).abs().max() <= 1e-6 * largest, parameter_name
 
 
-@pytest.mark.parametrize("name", ["adaptformer", "fact-tt", "fact-tk", "arc"])
-def test_dropout_wakes_in_training_alone(vit, name):
-    model = sidetune.adapt(vit, name, num_classes=3, **SMALL[name])
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [*((name, SMALL[name]) for name in ("adaptformer", "fact-tt", "fact-tk", "arc")), ("lora", {"dropout": 0.1})],
+)
+def test_dropout_wakes_in_training_alone(vit, name, choices):
+    model = sidetune.adapt(vit, name, num_classes=3, **choices)
     disturb(model)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(model(images), model(images))

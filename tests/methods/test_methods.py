@@ -13,6 +13,7 @@ from sidetune.errors import CannotMerge, MethodRefused
 from sidetune.measure.parameters import count
 from sidetune.methods import DTL, METHODS, MIST, VPT, LoRA, Partial, find_method
 from sidetune.methods.matrix import FAMILY_NAMES, SUMMARIES, markdown, matrix
+from sidetune.tasks.classification import Classification
 
 SMALL: dict[str, dict[str, object]] = {"fact-tt": {"rank": 4}, "fact-tk": {"rank": 4}, "arc": {"rank": 4}}
 """Presets whose rank is above the tiny networks' width, by name: what they are tested with."""
@@ -137,6 +138,33 @@ def test_merging_makes_the_network_by_its_architecture_and_size():
     disturb(model)
     images = torch.randn(1, 3, 64, 64)
     assert torch.allclose(model.merge()(images), model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"spt-lora", "dtlv2-ls"}))
+def test_a_network_of_doubles_computes_in_doubles(vit, name):
+    model = sidetune.adapt(vit, name, num_classes=3, **{"rank": 8} if name == "arc" else {})
+    disturb(model)
+    images = torch.randn(2, 3, 32, 32)
+    narrow = model(images)
+    wide = model.double()(images.double())
+    assert wide.dtype == torch.float64
+    assert torch.allclose(wide.float(), narrow, atol=1e-4) and not torch.equal(wide, wide.float().double())
+
+
+@pytest.mark.parametrize("choices", [{"deep": True}, {"deep": False}])
+def test_prompts_are_dropped_in_every_image_apart(vit, choices):
+    model = sidetune.adapt(vit, VPT(dropout=0.5, **choices), num_classes=3).train()
+    first, second = model(torch.randn(1, 3, 32, 32).repeat(2, 1, 1, 1))
+    assert not torch.allclose(first, second)
+
+
+def test_the_head_starts_as_asked():
+    task = Classification(classes=tuple(map(str, range(50))))
+    assert 0.018 < task.head(1000).weight.std() < 0.022
+    assert not task.head(1000, "zero").weight.any()
+    assert 0.19 < task.head(1000, "kaiming").weight.std() < 0.21
+    with pytest.raises(ValueError, match="unknown head start 'one'; known: normal, zero, kaiming"):
+        task.head(1000, "one")
 
 
 @pytest.mark.parametrize("name", ["dtl", "dtl+", "vpt-deep"])

@@ -37,11 +37,11 @@ def test_a_sub_network_is_its_definition(vit):
     model = sidetune.adapt(vit, mixed(dropout=0.0), num_classes=3)
     disturb(model)
     images, blocks = torch.randn(2, 3, 32, 32), model.suffix.blocks
-    z = vit.stem(images)
+    z, present = vit.stem(images), 0
     for i, block in vit.blocks.items():
-        prompts = MIXED.prompts[i - 1]
-        if prompts:
-            z = torch.cat([z[:, :1], model.suffix.side.prompts[str(i - 1)].expand(2, -1, -1), z[:, 1:]], dim=1)
+        if prompts := MIXED.prompts[i - 1]:
+            own = model.suffix.side.prompts[str(i - 1)].expand(2, -1, -1)
+            z, present = torch.cat([z[:, :1], own, z[:, 1 + present :]], dim=1), prompts
         x, own = block.norm1(z), blocks[str(i)]
         qkv = block.attn.qkv(x)
         if MIXED.lora[i - 1]:
@@ -54,8 +54,20 @@ def test_a_sub_network_is_its_definition(vit):
             h = own.mlp.fc2.down(m)
             m = m + own.mlp.fc2.up(h * torch.sigmoid(1.702 * h))
         z = z + m
-        z = torch.cat([z[:, :1], z[:, 1 + prompts :]], dim=1)
+    z = torch.cat([z[:, :1], z[:, 1 + present :]], dim=1)
     assert torch.allclose(model.suffix(model.features(images)), vit.pools["token"](z), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["prompts", "lora", "adapter"])
+def test_dropout_reaches_every_part(vit, kind):
+    none = dict.fromkeys(("prompts", "lora", "adapter"), (0, 0, 0, 0))
+    model = sidetune.adapt(vit, NOAH(dropout=0.5, **{**none, kind: (4, 4, 4, 4)}), num_classes=3)
+    disturb(model)
+    images = torch.randn(1, 3, 32, 32).repeat(2, 1, 1, 1)
+    first, second = model(images)
+    assert torch.allclose(first, second, atol=1e-6)
+    first, second = model.train()(images)
+    assert not torch.allclose(first, second)
 
 
 def test_the_supernet_can_be_each_of_its_sub_networks(vit):

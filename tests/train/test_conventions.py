@@ -22,7 +22,7 @@ HALF = (0.5, 0.5, 0.5)
 
 
 def test_lora_and_adapter_mean_what_the_paper_means_by_them():
-    assert named_run("noah", "lora").method == METHODS["lora-fused"].__class__(fused=True, pool="token")
+    assert named_run("noah", "lora").method == METHODS["lora-fused"].__class__(fused=True, pool="token", dropout=0.1)
     assert named_run("fact", "lora").preset == "lora"
     assert CONVENTIONS["vpt"].forms == {"adapter": "adapter-vpt"} and not CONVENTIONS["noah"].forms.get("adapter")
 
@@ -33,7 +33,9 @@ def test_normalisation_checkpoint_and_pooling_differ_as_published():
     assert {name for name, run in by_name.items() if "augreg" in run.backbone} == {"ssf"}
     assert {name for name, run in by_name.items() if run.method.pool == "mean"} == {"dtl-aaai24"}
     assert named_run("noah", "vpt-deep").mean == HALF and named_run("noah", "lora").mean != HALF
-    assert named_run("noah", "vpt-deep").method.dropout == 0.1
+    assert {named_run("noah", name).method.dropout for name in ("vpt-deep", "adapter", "noah")} == {0.1}
+    heads = {name: run.method.head_start for name, run in by_name.items()}
+    assert {name for name in heads if heads[name] != "normal"} == {"arc", "vpt"} and heads["arc"] == "zero"
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,9 @@ def test_every_data_set_of_vtab_is_there_and_both_kinds_of_fact():
         "fact-tt": {"rank": 8, "scale": 0.01},
         "fact-tk": {"rank": 16, "scale": 0.01},
     }
-    assert named_run("vpt/smallnorb_ele").method == replace(METHODS["vpt-deep"], num_tokens=200, pool="token")
+    assert named_run("vpt/smallnorb_ele").method == replace(
+        METHODS["vpt-deep"], num_tokens=200, pool="token", head_start="kaiming"
+    )
     direct = {n.partition("/")[2] for n, c in by_dataset().items() if n.startswith("ssf/") and c.transform == "vtab"}
     assert len(direct) == 10
 
