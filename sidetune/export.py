@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from pathlib import Path
@@ -44,7 +45,7 @@ def export_onnx(model: AdaptedModel, path: str | Path, *, edge: bool = False) ->
         import onnxscript  # noqa: F401  (the exporter needs it)
     except ImportError as e:
         raise MissingExtra("exporting to ONNX", "export") from e
-    model = model.cpu().eval()
+    model = copy.deepcopy(model).hold(torch.float32, "cpu").eval()
     given = torch.randn(2, 3, *model.card.image_size, generator=torch.Generator().manual_seed(0))
     graph: nn.Module = model
     name = "images"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sidetune.backbones import FAMILIES
+from sidetune.backbones.held import is_low
 from sidetune.backbones.structure import shared
 from sidetune.errors import CannotMerge
 from sidetune.methods.method import Folds
@@ -21,7 +22,7 @@ def merge(model: AdaptedModel, into: Any = None) -> nn.Module:
 
     It is made by the backbone's architecture; for a backbone that was a module of the caller's, pass a network of the
     same shape as `into`, whose weights are overwritten. Raises CannotMerge for methods that leave something beside the
-    blocks (dtl, vpt), or in them what is no linear change of their weights (adapter).
+    blocks (dtl, vpt), or in them what is no linear change of their weights (adapter); logits of a random image tell.
     """
     side = model.suffix.side
     if side.reads or side.writes:
@@ -47,13 +48,34 @@ def merge(model: AdaptedModel, into: Any = None) -> nn.Module:
         for name, t in module.state_dict().items()
     }
     if differing := sorted(target.keys() ^ source.keys()):
-        raise CannotMerge(f"the plain network and the adapted one differ in what they hold: {', '.join(differing[:4])}")
+        raise CannotMerge(
+            f"the plain network and the adapted one differ in what they hold: {', '.join(differing[:4])}; what "
+            f"stands in for a layer needs a function merge() that gives a plain one"
+        )
     for name, tensor in source.items():
         target[name].copy_(tensor)
     head = into.get_classifier()
     head.weight.copy_(model.head.weight)
     head.bias.copy_(model.head.bias)
-    return into.eval()
+    check_same(model, into.eval())
+    return into
+
+
+def check_same(model: AdaptedModel, plain: nn.Module) -> None:
+    """Raise CannotMerge if the plain network's logits are not the model's, up to the rounding of its type."""
+    image = torch.randn(1, 3, *model.card.image_size, generator=torch.Generator().manual_seed(0))
+    modes = [(m, m.training) for m in model.modules()]
+    adapted = model.eval()(image.to(model.head.weight.device))
+    for module, training in modes:
+        module.training = training
+    expected = adapted.float().cpu()
+    found = plain(image.to(next(plain.parameters()).device)).float().cpu()
+    difference = (found - expected).abs().max() / expected.abs().max()
+    if not difference < (0.3 if is_low(model.dtype) else 1e-2):
+        raise CannotMerge(
+            f"the plain network with the method folded into it gives other logits ({100 * difference:.0f} % off), so "
+            f"something was replaced that weights do not tell, such as an activation; export the whole model instead"
+        )
 
 
 def merged_tensors(model: AdaptedModel) -> dict[str, torch.Tensor]:

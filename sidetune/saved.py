@@ -38,9 +38,13 @@ def read_config(folder: Path) -> dict[str, Any]:
 def card(config: dict[str, Any], num_parameters: int) -> str:
     backbone, method = config["backbone"], config["method"]
     name = backbone["name"] or backbone["architecture"] or "a network of the author's"
-    short = {k: v for k, v in method.items() if k != "type" and v is not None and not isinstance(v, dict)}
+    short = {
+        k: v for k, v in method.items() if k not in ("type", "module") and v is not None and not isinstance(v, dict)
+    }
     choices = ", ".join(f"{k} {v}" for k, v in short.items())
     classes = ", ".join(config["classes"][:20]) + (", ..." if len(config["classes"]) > 20 else "")
+    module = method.get("module", "sidetune")
+    own = "" if module.startswith("sidetune") else f"\nimport {module}  # puts the method into sidetune.METHODS"
     return f"""# {name}, adapted by {method["type"]}
 
 An image classifier for {len(config["classes"])} classes: {classes}.
@@ -51,7 +55,7 @@ An image classifier for {len(config["classes"])} classes: {classes}.
 - in this folder: {num_parameters:,} parameters (`{WEIGHTS}`), everything else is the frozen backbone's
 
 ```python
-import sidetune
+import sidetune{own}
 
 model = sidetune.load("this-folder")
 print(model.predict("image.jpg"))

@@ -6,7 +6,7 @@ import platform
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import safetensors
 from safetensors.torch import load_file, save_file
@@ -15,7 +15,7 @@ from torch import nn
 from sidetune.atomic import replacing
 from sidetune.backbones import Backbone, open_backbone
 from sidetune.data.transforms import Transform
-from sidetune.errors import DataError, WeightsMismatch, unknown
+from sidetune.errors import DataError, WeightsMismatch
 from sidetune.methods import METHODS, Method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.saved import FORMAT, WEIGHTS, read_config, write_description
@@ -39,7 +39,11 @@ def describe(model: AdaptedModel) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "backbone": asdict(model.card),
-        "method": {"type": type(model.method).__name__, **asdict(model.method)},
+        "method": {
+            "type": type(model.method).__name__,
+            "module": type(model.method).__module__,
+            **asdict(model.method),
+        },
         "classes": list(model.task.classes),
         "transform": {"preset": model.transform.preset, "mean": model.transform.mean, "std": model.transform.std},
         "recipe": asdict(model.recipe) if model.recipe else None,
@@ -95,19 +99,30 @@ def load(
 
 def method_from(saved: dict[str, Any]) -> Method:
     """The method of a saved model; one of your own is found if it stands in METHODS."""
-    types = {type(method).__name__: type(method) for method in METHODS.values()}
-    if saved["type"] not in types:
-        raise unknown("method type", saved["type"], types)
-    chosen = types[saved["type"]]
-    hints = get_type_hints(chosen)
-    return chosen(**{name: restored(value, hints.get(name)) for name, value in saved.items() if name != "type"})
+    types = [type(method) for method in METHODS.values() if type(method).__name__ == saved["type"]]
+    module = saved.get("module")
+    if module is not None:  # files of earlier versions do not tell
+        inside = [t for t in types if t.__module__.startswith("sidetune.") == module.startswith("sidetune.")]
+        types = [t for t in inside if t.__module__ == module] or inside
+    if not types:
+        raise ValueError(
+            f"the method {saved['type']} of the module {module} is not known; import what puts it into "
+            f"sidetune.METHODS (on the command line: sidetune --import {module} ...)"
+        )
+    return from_saved(types[0], {name: value for name, value in saved.items() if name not in ("type", "module")})
+
+
+def from_saved(kind: type[Method], fields: dict[str, Any]) -> Method:
+    """A method by its fields as JSON has them."""
+    hints = get_type_hints(kind)
+    return kind(**{name: restored(value, hints.get(name)) for name, value in fields.items()})
 
 
 def restored(value: Any, hint: Any) -> Any:
     """A field as it was before JSON made lists of its tuples and mappings of its data classes."""
     if isinstance(value, list):
-        return tuple(restored(v, None) for v in value)
-    if isinstance(value, dict):
-        made = next(h for h in (hint, *get_args(hint)) if is_dataclass(h))
+        return (list if list in (hint, get_origin(hint)) else tuple)(restored(v, None) for v in value)
+    made = next((h for h in (hint, *get_args(hint)) if is_dataclass(h)), None)
+    if isinstance(value, dict) and made:
         return made(**{name: restored(v, None) for name, v in value.items()})  # type: ignore[operator]
     return value

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,6 @@ def seam(backbone: Backbone, adaptation: Adaptation, pool: str) -> int:
     N if nothing in the backbone is touched; i - 1 if block i is changed inside; i if the output of block i is written
     to; IMAGES if even the stem is trained.
     """
-    known = [part for part, _ in backbone.named_parts(pool)]
-    asked = {f"blocks.{key}" if isinstance(key, int) else key: key for key in adaptation.wraps}
-    if unknown := [key for part, key in asked.items() if part not in known]:
-        raise ValueError(f"wraps names {unknown}, which this backbone does not have; it has {', '.join(known)}")
     touched = [*adaptation.side.writes]
     for part, module in backbone.named_parts(pool):
         if changes(adaptation, part, module):
@@ -68,10 +65,20 @@ class Suffix(nn.Module):
         )
         self.reads_before = tuple(i for i in self.side.reads if i <= self.seam)
 
+        def statistics_that_move(part: str, module: nn.Module) -> set[str]:
+            """Buffers of BatchNorms whose weight is trained; see `train`."""
+            norms = [(name, m) for name, m in module.named_modules() if isinstance(m, _BatchNorm)]
+            trained = [(n, m) for n, m in norms if adaptation.trains(".".join(filter(None, (part, n, "weight"))))]
+            return {".".join(filter(None, (n, buffer))) for n, m in trained for buffer, _ in m.named_buffers()}
+
         def own(part: str, module: nn.Module) -> nn.Module:
             """A copy of a backbone's module that owns what is trained, shares the rest, and has its wraps put in."""
-            trains = adaptation.trains
-            copied = rebuild(module, lambda name, t: owned(t) if trains(f"{part}.{name}") else t)
+            moves = statistics_that_move(part, module)
+
+            def tensor(name: str, t: Tensor) -> Tensor:
+                return owned(t) if name in moves or adaptation.trains(f"{part}.{name}") else t
+
+            copied = rebuild(module, tensor)
             for names, make in adaptation.wraps_in(part).items():
                 wrap(copied, names, make)
             return copied
@@ -93,13 +100,18 @@ class Suffix(nn.Module):
         self.train(False)
 
     def hold(self, device: torch.device, dtype: torch.dtype, weights: str = "same") -> None:
-        """Hold what is frozen in a floating-point type; blocks that are frozen whole then compute in it natively."""
-        hold(self, device, dtype, weights)
-        self.dtype = dtype
+        """Hold what is frozen in a floating-point type; blocks that are frozen whole then compute in it natively.
+
+        In the others norms keep theirs, so that they take what a method gives in float32.
+        """
         parts = [*self.blocks.values(), *self.transitions.values()]
+        mixed = [part for part in (*parts, self.stem, self.pool) if part is not None and trains(part)]
+        norms = {m for part in mixed for m in part.modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))}
+        hold(self, device, dtype, weights, keep=norms)
+        self.dtype = dtype
         if any(True for _ in self.pool.parameters()):  # a final norm; one without weights takes tokens as they come
             parts.append(self.pool)
-        self.native = {part for part in parts if is_low(dtype) and not any(p.requires_grad for p in part.parameters())}
+        self.native = {part for part in parts if is_low(dtype) and not trains(part)}
 
     @property
     def need(self) -> Need:
@@ -137,7 +149,7 @@ class Suffix(nn.Module):
                 z = z.to(self.dtype)  # a class token in float32 would carry the blocks' features along
         start = max(self.seam, 0)
         if start in self.side.writes:
-            z = self.side.write(start, z, state)
+            z = self.write(start, z, state)
         for i in range(start + 1, self.num_blocks + 1):
             if (transition := str(i)) in self.transitions:
                 z = self.run(self.transitions[transition], z)
@@ -149,8 +161,18 @@ class Suffix(nn.Module):
             else:
                 z = self.run(block, z)
             if i in self.side.writes:
-                z = self.side.write(i, z, state)
+                z = self.write(i, z, state)
         return self.run(self.pool, z)
+
+    def write(self, block: int, z: Tensor, state: Any) -> Tensor:
+        """What the side network gives in place of a block's output. Raises ValueError for another batch or width."""
+        given: Any = self.side.write(block, z, state)
+        channel = 1 if self.channels_first else -1
+        fits = isinstance(given, Tensor) and given.ndim == z.ndim
+        if not fits or any(given.shape[axis] != z.shape[axis] for axis in (0, channel)):
+            what = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise ValueError(f"{type(self.side).__name__}.write({block}) gave {what} in place of {tuple(z.shape)}")
+        return given
 
     def run(self, part: nn.Module, z: Tensor) -> Tensor:
         if part not in self.native:
@@ -180,6 +202,10 @@ class Suffix(nn.Module):
             for name in ("drop_path", "drop_path1", "drop_path2"):
                 if hasattr(block, name):
                     setattr(block, name, DropPath(p) if p > 0 else nn.Identity())
+
+
+def trains(part: nn.Module) -> bool:
+    return any(p.requires_grad for p in part.parameters())
 
 
 def wrap(part: nn.Module, names: str | tuple[str, ...], make: Make) -> None:

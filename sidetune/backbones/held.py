@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -15,17 +16,24 @@ _copies: WeakIdKeyDictionary = WeakTensorKeyDictionary()
 """By original: its copies of other types and on other devices that are in use."""
 
 
-def hold(module: nn.Module, device: torch.device, dtype: torch.dtype, weights: str = "same") -> None:
+def hold(
+    module: nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    weights: str = "same",
+    keep: Collection[nn.Module] = (),
+) -> None:
     """Move a module to a device, and what is frozen in it to a floating-point type. With `weights` "int8", frozen
     linear layers are rounded to 8 bits first.
 
     Frozen tensors are replaced, not changed: whoever else holds the original keeps it, and it is gone when nobody does.
     Trained parameters keep their type, and with them the vectors of the same layer (a norm computes in one type);
-    BatchNorms, whose statistics need it, keep theirs, and so do the scales of 8-bit weights.
+    BatchNorms, whose statistics need it, keep theirs, and so do the scales of 8-bit weights, and the modules in `keep`.
     """
     if weights == "int8":
         hold_in_eight_bits(module)
     for part in module.modules():
+        whole = isinstance(part, (_BatchNorm, EightBitLinear)) or part in keep
         trains = any(p.requires_grad for p in part.parameters(recurse=False))
         for tensors in (part._parameters, part._buffers):
             for name, t in tensors.items():
@@ -35,8 +43,7 @@ def hold(module: nn.Module, device: torch.device, dtype: torch.dtype, weights: s
                     if t.device != device:
                         t.data = t.data.to(device)
                 else:
-                    keeps = isinstance(part, (_BatchNorm, EightBitLinear)) or (trains and t.ndim <= 1)
-                    changes = t.is_floating_point() and not keeps
+                    changes = t.is_floating_point() and not (whole or (trains and t.ndim <= 1))
                     tensors[name] = copy_of(t, device, dtype if changes else t.dtype)  # type: ignore[assignment]
 
 

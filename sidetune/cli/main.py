@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -25,7 +27,6 @@ from sidetune.cli import (
 from sidetune.errors import Interrupted, MissingExtra, SidetuneError
 
 app = typer.Typer(
-    help="Adapt large pretrained vision networks on small hardware.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,6 +50,23 @@ app.command("edge", context_settings=edge.AS_IT_IS)(edge.edge_command)
 app.command("demo")(demo.demo_command)
 
 STOPPED, WRONG = 130, 2
+
+
+@app.callback()
+def before_all(
+    imports: Annotated[
+        list[str],
+        typer.Option("--import", help="A Python module of yours to import first, such as one that adds a method."),
+    ] = [],  # noqa: B006
+) -> None:
+    """Adapt large pretrained vision networks on small hardware."""
+    if imports:
+        sys.path.insert(0, "")
+    for name in imports:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as e:
+            raise ValueError(f"--import {name}: there is no module {e.name}, neither here nor installed") from e
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from sidetune.methods.arc import ARC
 from sidetune.methods.dtl import DTL
 from sidetune.methods.dtlv2 import DTLv2
 from sidetune.methods.fact import FacT
+from sidetune.methods.fitting import check_fits, check_is_method
 from sidetune.methods.full import BitFit, Full, Partial
 from sidetune.methods.last import LAST
 from sidetune.methods.linear import Linear
@@ -70,6 +71,7 @@ def find_method(method: str | Method, **changes: object) -> Method:
         if method not in METHODS:
             raise unknown("method", method, METHODS)
         method = METHODS[method]
+    check_is_method(method)
     fields = [f.name for f in dataclasses.fields(method)]
     for name in changes:
         if name not in fields:
@@ -78,7 +80,10 @@ def find_method(method: str | Method, **changes: object) -> Method:
 
 
 def adaptation(method: Method, backbone: Backbone) -> Adaptation:
-    """What the method adds to the backbone. Raises MethodRefused, with the reason, where that makes no sense."""
+    """What the method adds to the backbone.
+
+    Raises MethodRefused, with the reason, where that makes no sense, ValueError where it does not fit.
+    """
     if reason := method.refuses(backbone.family):
         raise MethodRefused(f"{type(method).__name__} does not work on a {backbone.family} backbone: {reason}")
-    return method.adapt(backbone)
+    return check_fits(method.adapt(backbone), method, backbone)

@@ -176,7 +176,7 @@ def test_what_stands_beside_the_blocks_cannot_be_folded_and_says_so(vit, name):
 def test_unknown_names_and_choices_list_the_known_ones(vit):
     with pytest.raises(ValueError, match="unknown method 'lorra'; known: linear, partial"):
         sidetune.adapt(vit, "lorra", num_classes=3)
-    with pytest.raises(ValueError, match="unknown choice of LoRA 'rnk'; known: lr, pool, rank"):
+    with pytest.raises(ValueError, match="unknown choice of LoRA 'rnk'; known: lr, pool, head_start, rank"):
         sidetune.adapt(vit, "lora", num_classes=3, rnk=4)
     with pytest.raises(ValueError, match="pool 'max' does not exist here; known: native, mean, token"):
         sidetune.adapt(vit, "lora", num_classes=3, pool="max")

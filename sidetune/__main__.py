@@ -1,0 +1,5 @@
+"""`python -m sidetune` is `sidetune`."""
+
+from sidetune.cli.entry import main
+
+main()
