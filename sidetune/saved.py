@@ -43,8 +43,9 @@ def card(config: dict[str, Any], num_parameters: int) -> str:
     }
     choices = ", ".join(f"{k} {v}" for k, v in short.items())
     classes = ", ".join(config["classes"][:20]) + (", ..." if len(config["classes"]) > 20 else "")
-    module = method.get("module", "sidetune")
-    own = "" if module.partition(".")[0] in ("sidetune", "__main__") else f"\nimport {module}  # puts the method into sidetune.METHODS"
+    package = (module := method.get("module", "sidetune")).partition(".")[0]
+    own = f"\nimport {module}  # puts the method into sidetune.METHODS"
+    own = "" if package in ("sidetune", "__main__") else own
     return f"""# {name}, adapted by {method["type"]}
 
 An image classifier for {len(config["classes"])} classes: {classes}.
