@@ -62,7 +62,7 @@ def mist_components(_: Backbone) -> Variants:
     """MIST, table 3."""
     return {
         "linear": Linear(),
-        "gather": MIST(layers=0),
+        "gather": MIST(layers=0, lr=Linear().lr),  # a linear probe as well
         "LAE": MIST(gather=False),
         "gather + LAE": MIST(),
     }
