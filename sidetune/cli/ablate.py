@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidetune.cli.options import JSON, Backbone, Epochs, Overwrite, Set, SkipBad
+from sidetune.cli.options import JSON, Backbone, EachRate, Epochs, Overwrite, Set, SkipBad
 
 if TYPE_CHECKING:
     from sidetune.methods import Method
@@ -25,6 +25,7 @@ def ablate_command(
     seeds: Annotated[int, typer.Option(help="How many seeds each variant is trained with.", min=1)] = 1,
     backbone: Backbone = "vit_base_patch16_224.augreg_in21k",
     epochs: Epochs = None,
+    lr: EachRate = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results; ablate-DATA-STUDY if not given.")] = None,
     settings: Set = [],  # noqa: B006
     overwrite: Overwrite = False,
@@ -37,6 +38,7 @@ def ablate_command(
     from sidetune.cli.compare import fresh, show
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import progress
+    from sidetune.cli.search import with_rates
     from sidetune.measure.compare import compare
     from sidetune.measure.plots import plot_study
     from sidetune.measure.report import markdown
@@ -45,6 +47,9 @@ def ablate_command(
 
     choices = parse(settings)
     setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
+    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
+    if lr is not None:
+        recipe = replace(recipe, lr=None) if lr == "auto" else changed(recipe, {"lr": lr})
     own = varied(study) if ":" in study else None
     variants = find_study(study) if own is None else lambda _: own
     with progress() as report:
@@ -52,11 +57,13 @@ def ablate_command(
         out = fresh(out or Path(f"ablate-{splits.name}-{study.partition('=')[0].replace(':', '-')}"), overwrite)
         network = opened(backbone, setup)
         methods = {label: changed(method, choices.method) for label, method in variants(network).items()}
+        if lr == "auto":
+            methods = with_rates(network, methods, recipe, splits, setup.transform, report)
         comparison, _ = compare(
             splits,
             network,
             methods,
-            recipe=recipe if epochs is None else replace(recipe, epochs=epochs),
+            recipe=recipe,
             seeds=range(recipe.seed, recipe.seed + seeds),
             transform=setup.transform,
             report=report,

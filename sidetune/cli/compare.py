@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidetune.cli.options import DEFAULT_BACKBONE, JSON, Epochs, Overwrite, RecipesBackbone, Set, SkipBad
+from sidetune.cli.options import DEFAULT_BACKBONE, JSON, EachRate, Epochs, Overwrite, RecipesBackbone, Set, SkipBad
 from sidetune.errors import RunExists
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def compare_command(
     seeds: Annotated[int, typer.Option(help="How many seeds each method is trained with.", min=1)] = 1,
     backbone: RecipesBackbone = None,
     epochs: Epochs = None,
+    lr: EachRate = None,
     recipe_name: Annotated[
         str | None, typer.Option("--recipe", help="A paper's convention for all of them, see `sidetune recipes`.")
     ] = None,
@@ -35,6 +36,7 @@ def compare_command(
     from sidetune.cli.choices import Setup, changed, opened, parse
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import progress
+    from sidetune.cli.search import with_rates
     from sidetune.measure.compare import compare
     from sidetune.measure.report import write_report
     from sidetune.methods import find_method
@@ -44,7 +46,7 @@ def compare_command(
     choices = parse(settings)
     if choices.method:
         raise ValueError("method choices differ from method to method; register a preset of your own to compare it")
-    setup, recipe, names = Setup(), Recipe(), methods.split(",")
+    setup, recipe, names, rates = Setup(), Recipe(), methods.split(","), None
     if recipe_name is None:
         chosen = {name: find_method(name) for name in names}
     else:
@@ -53,16 +55,22 @@ def compare_command(
         if any(other.mean != run.mean for other in runs.values()):
             raise ValueError(f"{recipe_name} normalises pixels otherwise for some of {methods}; compare those apart")
         setup, recipe = Setup(transform=run.transform, mean=run.mean, std=run.std), run.recipe
-        backbone = backbone or run.backbone
+        backbone, rates = backbone or run.backbone, run.rates or None
     setup, recipe = changed(setup, choices.setup), changed(recipe, choices.recipe)
+    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
+    if lr is not None:
+        recipe = replace(recipe, lr=None) if lr == "auto" else changed(recipe, {"lr": lr})
     with progress() as report:
         splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
         out = fresh(out or Path(f"compare-{splits.name}"), overwrite)
+        network = opened(backbone or DEFAULT_BACKBONE, setup)
+        if lr == "auto":
+            chosen = with_rates(network, chosen, recipe, splits, setup.transform, report, rates)
         comparison, models = compare(
             splits,
-            opened(backbone or DEFAULT_BACKBONE, setup),
+            network,
             chosen,
-            recipe=recipe if epochs is None else replace(recipe, epochs=epochs),
+            recipe=recipe,
             seeds=range(recipe.seed, recipe.seed + seeds),
             transform=setup.transform,
             named_recipe=recipe_name,

@@ -17,6 +17,10 @@ RecipesBackbone = Annotated[
     str | None, typer.Option(help=f"{BACKBONE_HELP} The recipe's, or {DEFAULT_BACKBONE}, if not given.")
 ]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the training images; 100 in the papers.")]
+EachRate = Annotated[
+    str | None,
+    typer.Option("--lr", help="Learning rate of all, or auto: of each by itself, tried on validation images."),
+]
 Set = Annotated[list[str], typer.Option("--set", help=SET_HELP, metavar="NAME=VALUE")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and say which.")]

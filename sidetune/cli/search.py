@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -15,6 +15,7 @@ from sidetune.model import AdaptedModel, adapt
 from sidetune.train.batches import Data
 from sidetune.train.begin import begin
 from sidetune.train.kept import share_features
+from sidetune.train.prepare import prepare
 from sidetune.train.recipe import Recipe
 from sidetune.train.search import Choice, Trial, cautious, search
 
@@ -95,3 +96,22 @@ def searched(
     ERR.print(f"chosen {told(best)} after {len(trials)} runs on {len(val):,} validation images")
     kept = {name: value for name, value in best.items() if name != "lr"}
     return replace(method, **kept), replace(recipe, lr=best.get("lr", recipe.lr))  # type: ignore[arg-type]
+
+
+def with_rates(
+    opened: Backbone,
+    methods: Mapping[str, Method],
+    recipe: Recipe,
+    splits: Splits,
+    transform: str,
+    report: Lines,
+    rates: Sequence[float] | None = None,
+) -> dict[str, Method]:
+    """Every method with the learning rate that validation images choose for it."""
+    found = {}
+    for name, method in methods.items():
+        ERR.print(name)
+        ready = prepare(method, opened, splits.train, transform=transform, seed=recipe.seed)
+        _, chosen = searched(opened, ready, recipe, splits, transform, report, rates=rates, lr=True, left_open=())
+        found[name] = replace(method, lr=chosen.lr or method.lr)
+    return found

@@ -1,6 +1,7 @@
 """The command line, as a user meets it."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -113,6 +114,28 @@ def test_ablate_draws_variants_side_by_side(run, folder, network):
     with Image.open("study/study.png") as picture:
         assert picture.size[0] > 500
     assert "ablate-squares-dtl+-rank" in {p.name for p in folder.parent.iterdir()}
+
+
+@pytest.mark.parametrize("verb", [("ablate", "mist-components"), ("compare", "--methods", "linear,dtl+")])
+def test_learning_rates_are_chosen_for_each_or_given_for_all(run, folder, network, verb):
+    words = (
+        verb[0],
+        folder,
+        *verb[1:],
+        *network,
+        "--epochs",
+        "1",
+        "--set",
+        "recipe.batch_size=8",
+        "--overwrite",
+        "--json",
+    )
+    rows = json.loads(run(*words, "--lr", "auto"))["rows"]
+    own = {"linear": 0.03, "dtl+": 0.005, "gather": 0.03}
+    for row in rows:
+        times = row["recipe"]["lr"] / own.get(row["method"], 0.001)
+        assert math.log2(times) == pytest.approx(round(math.log2(times))), "the method's own, doubled or halved"
+    assert {row["recipe"]["lr"] for row in json.loads(run(*words, "--lr", "0.002"))["rows"]} == {0.002}
 
 
 def test_export_and_merge(run, folder, network, model):
