@@ -142,9 +142,9 @@ def studies() -> str:
     for path in STUDIES:
         c = Comparison.load(path)
         epochs = len(c.rows[0].histories[0])
-        lines += [f"| {path.stem}, {epochs} epochs | accuracy | trained | memory |", "|---|---:|---:|---:|"]
+        lines += [f"| {path.stem}, {epochs} epochs | accuracy | rate | trained | memory |", "|---|---:|---:|---:|---:|"]
         for row in c.rows:
-            numbers = f"{row.parameters.trainable:,} | {row.peak_bytes / 2**20:,.0f} MiB"
+            numbers = f"{row.recipe.lr:g} | {row.parameters.trainable:,} | {row.peak_bytes / 2**20:,.0f} MiB"
             lines.append(f"| {row.method} | {accuracy(row)} | {numbers} |")
         lines.append("")
     return "\n".join(lines)
