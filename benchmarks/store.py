@@ -16,7 +16,7 @@ import timm
 import torch
 
 import sidetune
-from sidetune.data import ImageDataset
+from sidetune.data.dataset import ImageDataset
 from sidetune.measure.machine import birth_certificate
 from sidetune.train.batches import training_batches
 from sidetune.train.kept import keep

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 import sidetune
-from sidetune.data import ImageDataset
+from sidetune.data.dataset import ImageDataset
 
 
 def main(backbone="vit_small_patch14_dinov2.saliency", image_size=56, epochs=2):

@@ -18,7 +18,9 @@ from sidetune.errors import MissingExtra
 if TYPE_CHECKING:
     from sidetune.backbones import Backbone, open_backbone
     from sidetune.contract import check_method
-    from sidetune.data import Samples, Splits, Transform, read_data
+    from sidetune.data.named import read_data
+    from sidetune.data.samples import Samples, Splits
+    from sidetune.data.transforms import Transform
     from sidetune.export import export_onnx
     from sidetune.features import Features, Need
     from sidetune.measure.compare import compare
@@ -72,7 +74,9 @@ __all__ = [
 HOMES = {
     "sidetune.backbones": ("Backbone", "open_backbone"),
     "sidetune.contract": ("check_method",),
-    "sidetune.data": ("Samples", "Splits", "Transform", "read_data"),
+    "sidetune.data.named": ("read_data",),
+    "sidetune.data.samples": ("Samples", "Splits"),
+    "sidetune.data.transforms": ("Transform",),
     "sidetune.export": ("export_onnx",),
     "sidetune.features": ("Features", "Need"),
     "sidetune.measure.compare": ("compare",),

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from sidetune.backbones import Backbone, open_backbone
-from sidetune.data import Samples
+from sidetune.data.samples import Samples
 
 pytest_plugins = ["services"]
 

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import sidetune
 from sidetune.backbones.weights import digest_of
-from sidetune.data import ImageDataset
+from sidetune.data.dataset import ImageDataset
 
 
 @pytest.fixture

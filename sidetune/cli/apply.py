@@ -12,7 +12,7 @@ from sidetune.cli.options import JSON, SkipBad
 from sidetune.errors import DataError
 
 if TYPE_CHECKING:
-    from sidetune.data import Samples
+    from sidetune.data.samples import Samples
     from sidetune.model import AdaptedModel
 
 Model = Annotated[Path, typer.Argument(help="Folder of a saved model (the output folder of `sidetune fit`).")]
@@ -66,8 +66,8 @@ def evaluate_command(
 
 def labelled(folder: Path, model: AdaptedModel, data: str | None, part: str | None) -> tuple[str, Samples]:
     """What to score on, and what it is called. A folder the model's run was split from is split the same way again."""
-    from sidetune.data import NAMED, read_data
     from sidetune.data.folders import PARTS, read_folder
+    from sidetune.data.named import NAMED, read_data
 
     record = folder / "run" / "result.json"
     trained_on = json.loads(record.read_text())["data"] if record.exists() else None

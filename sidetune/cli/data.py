@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sidetune.cli.progress import ERR, Lines
-from sidetune.data import Samples, Splits, check_images, read_data
-from sidetune.data.dataset import summary
+from sidetune.data.dataset import check_images, summary
+from sidetune.data.named import read_data
+from sidetune.data.samples import Samples, Splits
 
 
 def read_checked(source: str, report: Lines, *, skip_bad: bool, tune: bool) -> Splits:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sidetune.backbones import Backbone
-from sidetune.data import Splits
+from sidetune.data.samples import Splits
 from sidetune.errors import ServiceError, SidetuneError
 from sidetune.measure.compare import Row
 from sidetune.measure.parameters import count

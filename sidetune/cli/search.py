@@ -8,8 +8,7 @@ from itertools import product
 
 from sidetune.backbones import Backbone
 from sidetune.cli.progress import ERR, Lines
-from sidetune.data import Splits
-from sidetune.data.samples import split_off
+from sidetune.data.samples import Splits, split_off
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.train.batches import Data

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-from sidetune.data.images import open_image
+from sidetune.data.digests import digests_of
 from sidetune.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,6 +30,10 @@ class Samples:
 
     def image(self, index: int) -> Image.Image:
         """An RGB picture. Raises DataError for a file that cannot be read."""
+        from PIL import Image  # the small device lists files and opens none, so it needs no Pillow
+
+        from sidetune.data.images import open_image
+
         item = self.images[index]
         return Image.fromarray(item).convert("RGB") if isinstance(item, np.ndarray) else open_image(item)
 
@@ -38,6 +46,16 @@ class Samples:
             for path in self.images:
                 about = path.stat()
                 digest.update(f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        return digest.hexdigest()
+
+    def digest(self) -> str:
+        """SHA-256 over pixels or files' bytes, in order, with labels and classes, wherever the files lie."""
+        digest = hashlib.sha256()
+        if isinstance(self.images, np.ndarray):
+            digest.update(np.ascontiguousarray(self.images).data)
+        else:
+            digest.update(" ".join(digests_of([Path(p) for p in self.images])).encode())
+        digest.update(json.dumps([list(self.labels), self.classes]).encode())
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int]) -> Samples:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from sidetune.atomic import write_text
 from sidetune.backbones import Backbone
-from sidetune.data import Samples, Splits
+from sidetune.data.samples import Samples, Splits
 from sidetune.measure.machine import birth_certificate
 from sidetune.measure.memory import training_peak
 from sidetune.measure.parameters import Parameters, count

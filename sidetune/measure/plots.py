@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from sidetune.data import Samples
+from sidetune.data.samples import Samples
 from sidetune.measure.compare import Comparison
 from sidetune.measure.memory import Memory
 from sidetune.model import AdaptedModel

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sidetune.atomic import write_text
-from sidetune.data import Samples
+from sidetune.data.samples import Samples
 from sidetune.measure.compare import Comparison, Row
 from sidetune.measure.plots import plot_accuracy_memory, plot_curves, plot_predictions
 from sidetune.model import AdaptedModel

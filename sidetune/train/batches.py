@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from sidetune.data import ImageDataset, Samples
-from sidetune.data.dataset import Prepared
+from sidetune.data.dataset import ImageDataset, Prepared
 from sidetune.data.folders import read_folder
+from sidetune.data.samples import Samples
 from sidetune.errors import DataError
 from sidetune.model import AdaptedModel
 from sidetune.store import Kept

@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 
 from sidetune.backbones import Backbone
 from sidetune.backbones.prefix import Prefix
-from sidetune.data import ImageDataset, Samples
+from sidetune.data.dataset import ImageDataset
+from sidetune.data.samples import Samples
 from sidetune.features import Features, Need
 from sidetune.model import AdaptedModel
 from sidetune.store import FeatureMemory, FeatureStore, Kept

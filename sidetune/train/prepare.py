@@ -11,8 +11,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from sidetune.backbones import Backbone
-from sidetune.data import Samples, Transform
 from sidetune.data.folders import read_folder
+from sidetune.data.samples import Samples
+from sidetune.data.transforms import Transform
 from sidetune.methods import Method, find_method
 
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from sidetune.backbones import Backbone
-from sidetune.data import Samples
+from sidetune.data.samples import Samples
 from sidetune.features import Features
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt

@@ -5,9 +5,10 @@ import shutil
 import pytest
 from PIL import Image
 
-from sidetune.data import check_images, read_data
+from sidetune.data.dataset import check_images
 from sidetune.data.filelist import read_list
 from sidetune.data.folders import read_folder, read_splits
+from sidetune.data.named import read_data
 from sidetune.data.samples import split_off
 from sidetune.errors import DataError
 

@@ -5,8 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sidetune.data import ImageDataset, Transform, read_data
+from sidetune.data.dataset import ImageDataset
+from sidetune.data.named import read_data
 from sidetune.data.sprites import draw, sprites
+from sidetune.data.transforms import Transform
 
 
 def test_fashion_1k_has_vtabs_form():

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import sidetune
-from sidetune.data import Splits
+from sidetune.data.samples import Splits
 from sidetune.measure.compare import Comparison, compare
 from sidetune.measure.memory import TensorBytes, training_peak
 from sidetune.measure.report import cells, markdown, write_report

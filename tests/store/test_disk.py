@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import sidetune
-from sidetune.data import ImageDataset
+from sidetune.data.dataset import ImageDataset
 from sidetune.errors import NoSpace
 from sidetune.features import Features, Need
 from sidetune.store import disk

@@ -10,7 +10,7 @@ from torch import nn, optim
 
 import sidetune
 from sidetune.cli.choices import fits
-from sidetune.data import Splits
+from sidetune.data.samples import Splits
 from sidetune.data.transforms import Transform
 from sidetune.measure.compare import Comparison, compare
 from sidetune.methods import METHODS

@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 
 import sidetune
 from sidetune.contract import disturb
-from sidetune.data import Samples
+from sidetune.data.samples import Samples
 from sidetune.errors import DataError, Interrupted, NonFiniteLoss, NoSpace, RunExists
 from sidetune.methods import METHODS
 from sidetune.train import checkpoint
