@@ -16,7 +16,11 @@ SidetuneError
 Wrong values of an argument are a plain `ValueError`.
 """
 
+import reprlib
 from collections.abc import Iterable
+
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 80
 
 
 class SidetuneError(Exception):
@@ -68,6 +72,11 @@ class Interrupted(SidetuneError):
     pass
 
 
+def shown(value: object) -> str:
+    """A value as a message shows it, cut where it is long: what came may be megabytes."""
+    return SHORT.repr(value)
+
+
 def unknown(kind: str, name: object, known: Iterable[object]) -> ValueError:
     """The error for a name that a registry does not hold; it lists those that it does."""
-    return ValueError(f"unknown {kind} {name!r}; known: {', '.join(str(k) for k in known)}")
+    return ValueError(f"unknown {kind} {shown(name)}; known: {', '.join(str(k) for k in known)}")

@@ -29,7 +29,7 @@ from sidetune.wire.ask import Ask
 from sidetune.wire.codec import num_bytes
 from sidetune.wire.infer import Answer, build_response, check_json, parse_request
 from sidetune.wire.infer import Request as Wanted
-from sidetune.wire.message import HEADER_LENGTH, WireError
+from sidetune.wire.message import HEADER_LENGTH, TooLarge, WireError
 
 T = TypeVar("T")
 LIMITS = ("max_images", "max_image_bytes", "max_pixels", "max_response")
@@ -94,13 +94,13 @@ class Serving:
         length = header_length(request)
         try:
             async with self.intake.body(request, caller.max_body) as body:
-                wanted = await self.threaded(lambda: parse_request(memoryview(body), length))
+                wanted = await self.threaded(lambda: parse_request(memoryview(body), length, self.settings.max_images))
                 asks, binary = self.check(service, wanted)
                 caller.bucket.take(len(wanted.images))
                 answers = await service.answer(wanted.images, asks)
                 return await self.threaded(lambda: respond(service, answers, binary, wanted.id))
         except WireError as e:
-            raise HTTPException(400, str(e)) from None
+            raise HTTPException(413 if isinstance(e, TooLarge) else 400, str(e)) from None
         except ClientDisconnect:
             return Response(status_code=400)  # nobody hears it
 
@@ -111,8 +111,6 @@ class Serving:
             raise HTTPException(
                 409, f"{card.name} has the fingerprint {card.fingerprint}, not {wanted.fingerprint[:80]}"
             )
-        if len(wanted.images) > settings.max_images:
-            raise HTTPException(413, f"{len(wanted.images)} images in one request; at most {settings.max_images}")
         default = Ask(k=card.num_blocks) if "sum" in card.gathers else Ask(gather="last")
         asks = wanted.asks or (default,)
         size = 0

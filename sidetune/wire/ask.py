@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from sidetune.errors import unknown
+from sidetune.errors import shown, unknown
 from sidetune.wire.codec import PRECISIONS
 from sidetune.wire.compression import COMPRESSIONS
 
@@ -52,5 +52,5 @@ class Ask:
         """The ask behind an output's name; raises ValueError for a name that is none."""
         gather, _, k = name.partition(".")
         if gather not in GATHERS or not (NUMBER.fullmatch(k) if gather == "sum" else name == gather):
-            raise ValueError(f"unknown output {name!r}; known: sum.K with K = 0..N, last, token, stack")
+            raise ValueError(f"unknown output {shown(name)}; known: sum.K with K = 0..N, last, token, stack")
         return cls(gather=gather, k=int(k) if k else None, precision=precision, compression=compression)

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sidetune.errors import shown
 from sidetune.wire.ask import IMAGE, Ask
 from sidetune.wire.codec import FLOATS, Array, Bytes, decode, num_bytes
 from sidetune.wire.compression import compress, decompress
 from sidetune.wire.message import (
+    TooLarge,
     WireError,
     check_size,
+    compact,
     join_elements,
     named,
     pack,
@@ -29,6 +32,11 @@ from sidetune.wire.message import (
 Images = Sequence[bytes | memoryview] | NDArray[np.uint8]
 DATATYPES = {"fp32": "FP32", "fp16": "FP16", "int8": "UINT8", "int4": "UINT8"}
 """By precision: how features travel where they are not compressed; then they are BYTES."""
+
+PIECE = 4096
+"""Numbers that are written to JSON at once."""
+MAX_ERROR, MAX_ID = 4096, 1024
+"""Characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,24 +107,30 @@ def build_request(
     return pack(header, data)
 
 
-def parse_request(body: bytes | memoryview, header_length: int | None = None) -> Request:
-    """Read a request without copying its images; raises WireError for one that is not well formed."""
+def parse_request(body: bytes | memoryview, header_length: int | None = None, max_images: int | None = None) -> Request:
+    """Read a request without copying its images.
+
+    Raises WireError for one that is not well formed, TooLarge for more images than are allowed, before they are read.
+    """
     header, tensors = unpack(body, header_length)
     inputs = named(header, "inputs")
     if [t["name"] for t in inputs] != [IMAGE]:
-        raise WireError(f"expected one input named {IMAGE!r}, got {[t['name'] for t in inputs]}")
+        raise WireError(f"expected one input named {IMAGE!r}, got {shown([t['name'] for t in inputs])}")
     common = parameters(header)
     outputs = named(header, "outputs")
     asks = tuple(read_ask(t["name"], {**common, **parameters(t)}) for t in outputs)
     chosen = [parameters(t).get("binary_data", common.get("binary_data_output", False)) for t in outputs or [{}]]
     if not all(isinstance(b, bool) for b in chosen):
         raise WireError("binary_data and binary_data_output must be true or false")
+    id = text_or_none(header, "id")
+    if id is not None and len(id) > MAX_ID:
+        raise WireError(f"the id has {len(id)} characters, at most {MAX_ID} are allowed")
     return Request(
-        images=read_images(inputs[0], tensors[0] if tensors else None),
+        images=read_images(inputs[0], tensors[0] if tensors else None, max_images),
         asks=asks,
         binary=tuple(chosen),
         fingerprint=text_or_none(common, "fingerprint"),
-        id=text_or_none(header, "id"),
+        id=id,
     )
 
 
@@ -124,22 +138,24 @@ def read_ask(name: str, said: Mapping[str, Any]) -> Ask:
     try:
         return Ask.named(name, said.get("precision", "fp32"), said.get("compression", "none"))
     except (ValueError, TypeError) as e:
-        raise WireError(f"output {name!r}: {e}") from None
+        raise WireError(f"output {shown(name)}: {e}") from None
 
 
-def read_images(tensor: Mapping[str, Any], data: memoryview | None) -> Images:
+def read_images(tensor: Mapping[str, Any], data: memoryview | None, most: int | None) -> Images:
     shape, datatype = shape_of(tensor), tensor.get("datatype")
     if datatype not in ("BYTES", "UINT8"):
-        raise WireError(f"input {IMAGE!r} must be BYTES (image files) or UINT8 (pixels), got {datatype!r}")
+        raise WireError(f"input {IMAGE!r} must be BYTES (image files) or UINT8 (pixels), got {shown(datatype)}")
+    if most is not None and shape[0] > most:
+        raise TooLarge(f"{shape[0]} images in one request; at most {most}")
     if (data is None) == ("data" not in tensor):
         raise WireError(f"input {IMAGE!r} needs its data either behind the header or in it as `data`")
     count = shape[0]
     if datatype == "BYTES":
         if shape not in ((count,), (count, 1)):
-            raise WireError(f"image files have shape [batch] or [batch, 1], got {list(shape)}")
+            raise WireError(f"image files have shape [batch] or [batch, 1], got {shown(list(shape))}")
         return split_elements(data, count) if data is not None else read_base64(tensor["data"], count)
     if len(shape) != 4 or shape[3] != 3:
-        raise WireError(f"pixels have shape [batch, height, width, 3], got {list(shape)}")
+        raise WireError(f"pixels have shape [batch, height, width, 3], got {shown(list(shape))}")
     if data is None:
         return read_numbers(tensor["data"], shape)
     check_size(tensor, data)
@@ -179,7 +195,7 @@ def build_response(
     """Answers -> body, length of its JSON (None if it is all JSON)."""
     header: dict[str, Any] = {"model_name": model} | ({} if id is None else {"id": id})
     header["parameters"] = {"fingerprint": fingerprint}
-    header["outputs"] = outputs = []
+    outputs: list[bytes] = []
     tensors: list[bytes | memoryview] = []
     for answer, in_bytes in zip(answers, binary, strict=True):
         ask, batch = answer.ask, len(answer.data)
@@ -191,11 +207,10 @@ def build_response(
             parts = [memoryview(join_elements(parts))] if ask.compression == "zstd" else parts
             said["binary_data_size"] = sum(len(p) for p in parts)
             tensors += parts
-        else:
-            output["data"] = json_data(answer)
-        outputs.append({**output, "parameters": said})
-    body, length = pack(header, tensors)
-    return body, length if any(binary) else None
+        text = compact({**output, "parameters": said})
+        outputs.append(text if in_bytes else text[:-1] + b',"data":[' + json_numbers(answer) + b"]}")
+    head = compact(header)[:-1] + b',"outputs":[' + b",".join(outputs) + b"]}"
+    return b"".join([head, *tensors]), len(head) if any(binary) else None
 
 
 def travels(ask: Ask, shape: tuple[int, ...], batch: int) -> dict[str, Any]:
@@ -216,10 +231,12 @@ def check_json(ask: Ask) -> None:
         )
 
 
-def json_data(answer: Answer) -> list[float]:
-    """All images' numbers in one flat list."""
+def json_numbers(answer: Answer) -> bytes:
+    """All images' numbers with commas between; written piece by piece, so that other threads have their turn."""
     check_json(answer.ask)
-    return [float(x) for data in answer.data for x in np.frombuffer(data, "<f4")]
+    numbers = (np.frombuffer(data, "<f4") for data in answer.data)
+    pieces = (of_image[i : i + PIECE] for of_image in numbers for i in range(0, len(of_image), PIECE))
+    return b",".join(compact(piece.tolist())[1:-1] for piece in pieces)
 
 
 def parse_response(body: bytes | memoryview, header_length: int | None, asks: Sequence[Ask]) -> Response:
@@ -250,7 +267,9 @@ def read_answer(tensor: Mapping[str, Any], data: memoryview, ask: Ask) -> Answer
 
 
 def build_error(message: str) -> dict[str, str]:
-    return {"error": message}
+    """What is no character, or too long to read, does not stand in it."""
+    text = message.encode("utf-8", "replace").decode()
+    return {"error": text if len(text) <= MAX_ERROR else f"{text[:MAX_ERROR]} ..."}
 
 
 def parse_error(body: bytes) -> str:
@@ -265,5 +284,5 @@ def parse_error(body: bytes) -> str:
 def text_or_none(owner: Mapping[str, Any], key: str) -> str | None:
     value = owner.get(key)
     if value is not None and not isinstance(value, str):
-        raise WireError(f"{key} must be a string, got {value!r}")
+        raise WireError(f"{key} must be a string, got {shown(value)}")
     return value

@@ -216,3 +216,21 @@ def test_random_damage_never_hurts_the_service(talk, picture):
 
     statuses, _ = talk(work)
     assert set(statuses) <= {200, 400, 409, 413, 415} and statuses.count(400) > 150
+
+
+@pytest.mark.parametrize(
+    "text, status",
+    [
+        (b'{"inputs": [' + b"[]," * 300_000 + b"1]}", 413),
+        (b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["aaaa"]}], "id": "\\ud800"}', 400),
+        (b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["aaaa"]}], '
+         b'"parameters": {"fingerprint": "\\udfff"}}', 400),
+        (b'{"inputs": [{"name": "\\ud800", "datatype": "BYTES", "shape": [1]}]}', 400),
+        (b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [' + b"9" * 4000
+         + b', 1, 1, 3], "data": [1]}]}', 400),
+        (b'{"inputs": [{"name": "' + b"x" * 3_000_000 + b'", "shape": [1]}]}', 400),
+    ],
+)  # fmt: skip
+def test_json_that_is_made_to_hurt_is_refused(talk, picture, text, status):
+    said, error, _ = refused(talk, picture, lambda c: c.post(text))
+    assert said == status and len(error) < 1000
