@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-import sidetune
+from sidetune.serve import describe
 from sidetune.serve.cache import Cache
 from sidetune.serve.intake import Intake, header_length
 from sidetune.serve.keys import Caller, Guard, Keys
@@ -29,13 +29,14 @@ from sidetune.wire.ask import Ask
 from sidetune.wire.codec import num_bytes
 from sidetune.wire.infer import Answer, build_response, check_json, parse_request
 from sidetune.wire.infer import Request as Wanted
-from sidetune.wire.message import HEADER_LENGTH, TooLarge, WireError
+from sidetune.wire.message import HEADER_LENGTH, TooLarge, WireError, read_json
+from sidetune.wire.metadata import VERSION
 
 T = TypeVar("T")
-LIMITS = ("max_images", "max_image_bytes", "max_pixels", "max_response")
-"""Settings that a caller is told."""
 JSON_BYTES = 24
 """Of a number in an answer in JSON, at most."""
+SHORT_BODY = 2**16
+"""Bytes of a request that is not for features, at most."""
 
 
 class Serving:
@@ -73,16 +74,34 @@ class Serving:
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def server(self, request: Request) -> Response:
-        extensions = ["binary_tensor_data"]
-        about = {"name": "sidetune", "version": sidetune.__version__, "extensions": extensions}
-        limits = {name: getattr(self.settings, name) for name in LIMITS} | {"max_body": request.state.caller.max_body}
-        return JSONResponse({**about, "models": list(self.services), "limits": limits})
+        return JSONResponse(describe.server(self.services, self.settings, request.state.caller.max_body))
 
     async def model(self, request: Request) -> Response:
         return JSONResponse(self.find(request).card.to_metadata())
 
     async def model_ready(self, request: Request) -> Response:
         return JSONResponse({"name": self.find(request).card.name, "ready": True})
+
+    async def config(self, request: Request) -> Response:
+        service = self.find(request)
+        return JSONResponse(describe.configuration(service.card, self.settings, service.worker.device.type))
+
+    async def stats(self, request: Request) -> Response:
+        services = [self.find(request)] if "name" in request.path_params else list(self.services.values())
+        return JSONResponse({"model_stats": [service.statistics.told() for service in services]})
+
+    async def index(self, request: Request) -> Response:
+        try:
+            async with self.intake.body(request, SHORT_BODY) as body:
+                ready = read_json(memoryview(body)).get("ready", False) if body else False
+        except WireError as e:
+            raise HTTPException(400, str(e)) from None
+        if not isinstance(ready, bool):
+            raise HTTPException(400, f"ready must be true or false, got {ready!r}")
+        return JSONResponse(describe.index(self.services))
+
+    async def fixed(self, request: Request) -> Response:
+        raise HTTPException(400, "models are named when the service starts; none is loaded or unloaded by request")
 
     async def report(self, request: Request) -> Response:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -93,26 +112,28 @@ class Serving:
         caller.bucket.check()
         length = header_length(request)
         try:
-            async with self.intake.body(request, caller.max_body) as body:
-                wanted = await self.threaded(lambda: parse_request(memoryview(body), length, self.settings.max_images))
-                asks, binary = self.check(service, wanted)
-                caller.bucket.take(len(wanted.images))
-                answers = await service.answer(wanted.images, asks)
-                return await self.threaded(lambda: respond(service, answers, binary, wanted.id))
+            with service.statistics.request():
+                async with self.intake.body(request, caller.max_body) as body:
+                    wanted = await self.threaded(
+                        lambda: parse_request(memoryview(body), length, self.settings.max_images)
+                    )
+                    asks = self.check(service, wanted)
+                    caller.bucket.take(len(wanted.images))
+                    answers = await service.answer(wanted.images, asks)
+                    return await self.threaded(lambda: respond(service, answers, wanted))
         except WireError as e:
             raise HTTPException(413 if isinstance(e, TooLarge) else 400, str(e)) from None
         except ClientDisconnect:
             return Response(status_code=400)  # nobody hears it
 
-    def check(self, service: Service, wanted: Wanted) -> tuple[tuple[Ask, ...], tuple[bool, ...]]:
-        """What is answered and how; raises WireError or a refusal for what is not."""
+    def check(self, service: Service, wanted: Wanted) -> tuple[Ask, ...]:
+        """What is answered; raises WireError or a refusal for what is not."""
         card, settings = service.card, self.settings
         if wanted.fingerprint not in (None, card.fingerprint):
             raise HTTPException(
                 409, f"{card.name} has the fingerprint {card.fingerprint}, not {wanted.fingerprint[:80]}"
             )
-        default = Ask(k=card.num_blocks) if "sum" in card.gathers else Ask(gather="last")
-        asks = wanted.asks or (default,)
+        asks = wanted.asks or (card.default(wanted.precision, wanted.compression),)
         size = 0
         for ask, in_bytes in zip(asks, wanted.binary, strict=True):
             try:
@@ -127,7 +148,7 @@ class Serving:
             raise HTTPException(
                 413, f"the answer would have {size} bytes, at most {settings.max_response}; ask for less"
             )
-        return asks, wanted.binary
+        return asks
 
     def find(self, request: Request) -> Service:
         name = request.path_params["name"]
@@ -135,6 +156,8 @@ class Serving:
             raise busy("the service is stopping", 5)
         if name not in self.services:
             raise HTTPException(404, "no model of this name; /v2 lists those that there are")
+        if (version := request.path_params.get("version", VERSION)) != VERSION:
+            raise HTTPException(404, f"{name} has no version {version[:80]!r}; it has version {VERSION} alone")
         request.state.model = name
         return self.services[name]
 
@@ -142,9 +165,11 @@ class Serving:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
 
-def respond(service: Service, answers: Sequence[Answer], binary: Sequence[bool], id: str | None) -> Response:
+def respond(service: Service, answers: Sequence[Answer], wanted: Wanted) -> Response:
     card = service.card
-    body, length = build_response(card.name, answers, binary, card.fingerprint, id)
+    body, length = build_response(
+        card.name, answers, wanted.binary, card.fingerprint, wanted.id, to_first_device=wanted.of_first_device
+    )
     if length is None:
         return Response(body, media_type="application/json")
     return Response(body, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream")
@@ -155,17 +180,8 @@ def create_app(workers: Sequence[Worker], settings: Settings, keys: Keys, cache:
     if len({w.card.name for w in workers}) < len(workers):
         raise ValueError("two backbones have the same name")
     serving = Serving(workers, settings, cache)
-    model = "/v2/models/{name}"
     app = Starlette(
-        routes=[
-            Route("/v2", serving.server),
-            Route("/v2/health/live", serving.live),
-            Route("/v2/health/ready", serving.ready),
-            Route(model, serving.model),
-            Route(f"{model}/ready", serving.model_ready),
-            Route(f"{model}/infer", serving.infer, methods=["POST"]),
-            Route("/metrics", serving.report),
-        ],
+        routes=routes(serving),
         middleware=[
             Middleware(Lingering),
             Middleware(Measured, metrics=serving.metrics),
@@ -176,3 +192,28 @@ def create_app(workers: Sequence[Worker], settings: Settings, keys: Keys, cache:
     )
     app.router.redirect_slashes = False
     return app
+
+
+def routes(serving: Serving) -> list[Route]:
+    """The protocol's, those of Triton's extensions that `describe.EXTENSIONS` lists, and /metrics."""
+    of_model = {"": serving.model, "/ready": serving.model_ready, "/config": serving.config, "/stats": serving.stats}
+    model, repository = "/v2/models/{name}", "/v2/repository"
+    return [
+        Route("/v2", serving.server),
+        Route("/v2/", serving.server),
+        Route("/v2/health/live", serving.live),
+        Route("/v2/health/ready", serving.ready),
+        Route("/v2/models/stats", serving.stats),
+        *(
+            Route(of + path, answer)
+            for of in (model, f"{model}/versions/{{version}}")
+            for path, answer in of_model.items()
+        ),
+        *(Route(f"{of}/infer", serving.infer, methods=["POST"]) for of in (model, f"{model}/versions/{{version}}")),
+        Route(f"{repository}/index", serving.index, methods=["POST"]),
+        *(
+            Route(f"{repository}/models/{{name}}/{verb}", serving.fixed, methods=["POST"])
+            for verb in ("load", "unload")
+        ),
+        Route("/metrics", serving.report),
+    ]

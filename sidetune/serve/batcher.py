@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 class Waiting(Generic[Item, Result]):
     item: Item
     since: float
-    answer: asyncio.Future[Result]
+    answer: asyncio.Future[tuple[Result, float]]
 
 
 class Batcher(Generic[Item, Result]):
@@ -40,8 +40,8 @@ class Batcher(Generic[Item, Result]):
         self.arrived = asyncio.Event()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="backbone")
 
-    async def submit(self, item: Item, kind: Hashable) -> Result:
-        """What `compute` makes of the item; raises what it raised for its batch."""
+    async def submit(self, item: Item, kind: Hashable) -> tuple[Result, float]:
+        """What `compute` makes of the item, and the seconds its batch took; raises what it raised for its batch."""
         entry: Waiting[Item, Result] = Waiting(item, time.monotonic(), asyncio.get_running_loop().create_future())
         self.waiting.setdefault(kind, deque()).append(entry)
         self.arrived.set()
@@ -90,7 +90,8 @@ class Batcher(Generic[Item, Result]):
                 if not b.answer.done():
                     b.answer.set_exception(e)
             return
+        seconds = time.monotonic() - start
         for b, result in zip(batch, results, strict=True):
             if not b.answer.done():
-                b.answer.set_result(result)
-        self.on_batch(len(batch), time.monotonic() - start)
+                b.answer.set_result((result, seconds))
+        self.on_batch(len(batch), seconds)

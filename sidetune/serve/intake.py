@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from sidetune.serve.inflate import CODINGS, inflate
 from sidetune.serve.refusals import busy
 from sidetune.wire.message import HEADER_LENGTH
 
@@ -24,7 +25,11 @@ class Intake:
 
     @asynccontextmanager
     async def body(self, request: Request, limit: int) -> AsyncIterator[bytearray]:
-        """The body, held until the block ends. Raises 413 as soon as it is too large, 408 if it is too slow."""
+        """The body, unpacked and held until the block ends.
+
+        Raises 413 as soon as it is too large, 408 if it is too slow, 415 for a coding that is not known here.
+        """
+        coding = coding_of(request)
         announced = request.headers.get("content-length", "")
         if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
             raise too_large(limit)
@@ -32,17 +37,34 @@ class Intake:
         try:
             async with asyncio.timeout(self.timeout):
                 async for chunk in request.stream():
-                    if len(body) + len(chunk) > limit:
-                        raise too_large(limit)
-                    if self.held + len(chunk) > self.max_bytes:
-                        raise busy("the service holds as many requests as it can", 1)
-                    self.held += len(chunk)
-                    body += chunk
+                    self.take(body, chunk, limit)
+            if coding is not None:
+                body = await self.unpacked(body, coding, limit)
             yield body
         except TimeoutError:
             raise HTTPException(408, f"the body did not come within {self.timeout:g} s") from None
         finally:
             self.held -= len(body)
+
+    async def unpacked(self, packed: bytearray, coding: str, limit: int) -> bytearray:
+        """What a compressed body holds, in its place; raises as reading one does, and WireError if it is damaged."""
+        body, pieces = bytearray(), inflate(packed, coding)
+        try:
+            while piece := await asyncio.to_thread(next, pieces, b""):
+                self.take(body, piece, limit)
+        except BaseException:
+            self.held -= len(body)
+            raise
+        self.held -= len(packed)
+        return body
+
+    def take(self, body: bytearray, chunk: bytes, limit: int) -> None:
+        if len(body) + len(chunk) > limit:
+            raise too_large(limit)
+        if self.held + len(chunk) > self.max_bytes:
+            raise busy("the service holds as many requests as it can", 1)
+        self.held += len(chunk)
+        body += chunk
 
 
 def too_large(limit: int) -> HTTPException:
@@ -54,12 +76,24 @@ def header_length(request: Request) -> int | None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in TYPES:
         raise HTTPException(415, f"content type {kind!r} is not known here; send {TYPES[0]} or {TYPES[1]}")
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if coding != "identity":
-        raise HTTPException(415, f"content encoding {coding!r} is not known here; send the body as it is")
     said = request.headers.getlist(HEADER_LENGTH)
     if not said:
         return None
     if len(said) > 1 or not (said[0].isascii() and said[0].isdigit() and len(said[0]) < 12):
         raise HTTPException(400, f"{HEADER_LENGTH} must be one whole number, got {', '.join(said)[:80]!r}")
     return int(said[0])
+
+
+def coding_of(request: Request) -> str | None:
+    """How the body is compressed, if it is. Raises 415, naming what is known, for anything else."""
+    coding = ", ".join(request.headers.getlist("content-encoding")).strip().lower()
+    if coding in CODINGS:
+        return coding
+    if coding in ("", "identity"):
+        return None
+    known = "gzip, deflate"
+    raise HTTPException(
+        415,
+        f"content encoding {coding[:80]!r} is not known here; send {known}, or the body as it is",
+        {"Accept-Encoding": known},
+    )

@@ -60,15 +60,16 @@ class Local:
 
     def answer(self, wanted: Request) -> Reply:
         pixels = [prepare(image, self.worker.transform, self.settings) for image in wanted.images]
+        asks = wanted.asks or (self.card.default(wanted.precision, wanted.compression),)
         with self.lock:
-            taps = self.worker.compute(pixels, tuple(ask.name for ask in wanted.asks))
+            taps = self.worker.compute(pixels, tuple(ask.name for ask in asks))
         answers = [
             Answer(
                 ask=ask,
                 shape=self.card.shape(ask),
                 data=[pack_image(encode(as_array(of_image[ask.name]), ask.precision), ask) for of_image in taps],
             )
-            for ask in wanted.asks
+            for ask in asks
         ]
         body, length = build_response(self.card.name, answers, [True] * len(answers), self.card.fingerprint, wanted.id)
         return Reply(status=200, body=body, headers={HEADER_LENGTH.lower(): str(length)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -16,6 +17,7 @@ from sidetune.serve.decoding import Picture, digest_of, prepare
 from sidetune.serve.metrics import Metrics
 from sidetune.serve.refusals import busy
 from sidetune.serve.settings import Settings
+from sidetune.serve.statistics import Statistics
 from sidetune.serve.worker import Taps, Worker, as_array
 from sidetune.wire.ask import Ask
 from sidetune.wire.codec import encode
@@ -35,6 +37,7 @@ class Service:
     ) -> None:
         self.worker, self.card, self.settings = worker, worker.card, settings
         self.metrics, self.pool, self.cache = metrics, pool, cache
+        self.statistics = Statistics(self.card.name)
         self.flying: dict[tuple[str, Ask], asyncio.Future[bytes]] = {}
         """By image and ask: what is being computed now."""
         self.pending = 0
@@ -88,7 +91,7 @@ class Service:
     async def fill(self, picture: Picture, digest: str, wanted: dict[Ask, asyncio.Future[bytes]]) -> None:
         """Set each future to its features, or to what went wrong."""
         try:
-            found = await self.threaded(lambda: self.look_up(digest, list(wanted)))
+            found = await self.find(digest, list(wanted))
             missing = [ask for ask in wanted if ask not in found]
             self.count("disk", len(found))
             self.count("computed", len(missing))
@@ -109,13 +112,30 @@ class Service:
                 del self.flying[digest, ask]
 
     async def compute(self, picture: Picture, asks: Sequence[Ask]) -> Packed:
+        start = time.monotonic()
         pixels = await self.threaded(lambda: prepare(picture, self.worker.transform, self.settings))
-        taps = await self.batcher.submit(pixels, tuple(sorted({a.name for a in asks})))
-        return await self.threaded(lambda: {a: packed(taps[a.name], a) for a in asks})
+        decoded = time.monotonic()
+        taps, in_batch = await self.batcher.submit(pixels, tuple(sorted({a.name for a in asks})))
+        computed = time.monotonic()
+        done = await self.threaded(lambda: {a: packed(taps[a.name], a) for a in asks})
+        self.statistics.image(
+            compute_input=decoded - start,
+            queue=computed - decoded - in_batch,
+            compute_infer=in_batch,
+            compute_output=time.monotonic() - computed,
+        )
+        return done
 
-    def look_up(self, digest: str, asks: Sequence[Ask]) -> Packed:
+    async def find(self, digest: str, asks: Sequence[Ask]) -> Packed:
         if self.cache is None:
             return {}
+        start = time.monotonic()
+        found = await self.threaded(lambda: self.look_up(digest, asks))
+        self.statistics.looked_up(len(found), len(asks), time.monotonic() - start)
+        return found
+
+    def look_up(self, digest: str, asks: Sequence[Ask]) -> Packed:
+        assert self.cache is not None
         found = {ask: self.cache.get(self.key(digest, ask)) for ask in asks}
         return {ask: data for ask, data in found.items() if data is not None}
 
@@ -137,6 +157,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
     def on_batch(self, images: int, seconds: float) -> None:
+        self.statistics.batch(images, seconds)
         self.pace += 0.2 * (seconds / images - self.pace)
         self.metrics.batches.labels(self.card.name).observe(images)
         self.metrics.compute.labels(self.card.name).inc(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +29,18 @@ from sidetune.wire.message import (
     split_elements,
     unpack,
 )
+from sidetune.wire.metadata import VERSION
 
 Images = Sequence[bytes | memoryview] | NDArray[np.uint8]
 DATATYPES = {"fp32": "FP32", "fp16": "FP16", "int8": "UINT8", "int4": "UINT8"}
 """By precision: how features travel where they are not compressed; then they are BYTES."""
+UNMET = {
+    "classification": "features have no classes; ask for the features and classify them yourself",
+    "shared_memory_region": "tensors travel in the request and in the answer",
+}
+"""Parameters of the protocol's extensions that would change the answer's form, and why they are refused."""
+FIRST_DEVICE = ({"binary_data_output", "fingerprint"}, {"precision", "compression"})
+"""What version 0.1 of the device writes into the parameters of a request, and of each output."""
 
 PIECE = 4096
 """Numbers that are written to JSON at once."""
@@ -44,9 +53,13 @@ class Request:
     images: Images
     """Image files, or pixels (batch, height, width, 3)."""
     asks: tuple[Ask, ...]
-    """Empty: the service chooses (the sum of all taps in fp32)."""
+    """Empty: what the card has for a default, in `precision` and `compression`."""
     binary: tuple[bool, ...] = ()
-    """By ask: whether it is answered in bytes; otherwise in JSON."""
+    """By ask, or of the default: whether it is answered in bytes; otherwise in JSON."""
+    precision: str = "fp32"
+    compression: str = "none"
+    of_first_device: bool = False
+    """Whether it is written as version 0.1 of the device writes it."""
     fingerprint: str | None = None
     """Of the card that the caller trained on: a service with another refuses."""
     id: str | None = None
@@ -97,12 +110,11 @@ def build_request(
         data = [join_elements(images)]
         what = {"datatype": "BYTES", "shape": [len(images)]}
     header: dict[str, Any] = {} if id is None else {"id": id}
-    header["parameters"] = {"binary_data_output": True}
-    if fingerprint is not None:
-        header["parameters"]["fingerprint"] = fingerprint
+    header["parameters"] = {} if fingerprint is None else {"fingerprint": fingerprint}
     header["inputs"] = [{"name": IMAGE, **what, "parameters": {"binary_data_size": len(data[0])}}]
     header["outputs"] = [
-        {"name": a.name, "parameters": {"precision": a.precision, "compression": a.compression}} for a in asks
+        {"name": a.name, "parameters": {"binary_data": True, "precision": a.precision, "compression": a.compression}}
+        for a in asks
     ]
     return pack(header, data)
 
@@ -118,7 +130,11 @@ def parse_request(body: bytes | memoryview, header_length: int | None = None, ma
         raise WireError(f"expected one input named {IMAGE!r}, got {shown([t['name'] for t in inputs])}")
     common = parameters(header)
     outputs = named(header, "outputs")
-    asks = tuple(read_ask(t["name"], {**common, **parameters(t)}) for t in outputs)
+    check_met(common, "the request's parameters")
+    for tensor in (*inputs, *outputs):
+        check_met(parameters(tensor), shown(tensor["name"]))
+    default = read_ask("last", common, "the request's parameters")
+    asks = tuple(read_ask(t["name"], {**common, **parameters(t)}, f"output {shown(t['name'])}") for t in outputs)
     chosen = [parameters(t).get("binary_data", common.get("binary_data_output", False)) for t in outputs or [{}]]
     if not all(isinstance(b, bool) for b in chosen):
         raise WireError("binary_data and binary_data_output must be true or false")
@@ -129,16 +145,31 @@ def parse_request(body: bytes | memoryview, header_length: int | None = None, ma
         images=read_images(inputs[0], tensors[0] if tensors else None, max_images),
         asks=asks,
         binary=tuple(chosen),
+        precision=default.precision,
+        compression=default.compression,
+        of_first_device=is_of_first_device(common, outputs),
         fingerprint=text_or_none(common, "fingerprint"),
         id=id,
     )
 
 
-def read_ask(name: str, said: Mapping[str, Any]) -> Ask:
+def read_ask(name: str, said: Mapping[str, Any], where: str) -> Ask:
     try:
         return Ask.named(name, said.get("precision", "fp32"), said.get("compression", "none"))
     except (ValueError, TypeError) as e:
-        raise WireError(f"output {shown(name)}: {e}") from None
+        raise WireError(f"{where}: {e}") from None
+
+
+def check_met(said: Mapping[str, Any], where: str) -> None:
+    """Raises WireError for parameters that would not be met; one of 0 asks for nothing."""
+    for name, why in UNMET.items():
+        if said.get(name):
+            raise WireError(f"{where}: {name} is not offered here; {why}")
+
+
+def is_of_first_device(common: Mapping[str, Any], outputs: Sequence[Mapping[str, Any]]) -> bool:
+    of_request, of_output = FIRST_DEVICE
+    return bool(outputs) and set(common) == of_request and all(set(parameters(t)) == of_output for t in outputs)
 
 
 def read_images(tensor: Mapping[str, Any], data: memoryview | None, most: int | None) -> Images:
@@ -190,10 +221,19 @@ def flat(data: object) -> list[Any]:
 
 
 def build_response(
-    model: str, answers: Sequence[Answer], binary: Sequence[bool], fingerprint: str, id: str | None = None
+    model: str,
+    answers: Sequence[Answer],
+    binary: Sequence[bool],
+    fingerprint: str,
+    id: str | None = None,
+    *,
+    to_first_device: bool = False,
 ) -> tuple[bytes, int | None]:
-    """Answers -> body, length of its JSON (None if it is all JSON)."""
-    header: dict[str, Any] = {"model_name": model} | ({} if id is None else {"id": id})
+    """Answers -> body, length of its JSON (None if it is all JSON).
+
+    The protocol's responses have an id, its parameters no lists; version 0.1 of the device reads shapes in lists alone.
+    """
+    header: dict[str, Any] = {"model_name": model, "model_version": VERSION, "id": id or ""}
     header["parameters"] = {"fingerprint": fingerprint}
     outputs: list[bytes] = []
     tensors: list[bytes | memoryview] = []
@@ -201,7 +241,7 @@ def build_response(
         ask, batch = answer.ask, len(answer.data)
         said: dict[str, Any] = {"precision": ask.precision, "compression": ask.compression}
         output: dict[str, Any] = {"name": ask.name, **travels(ask, answer.shape, batch)}
-        said["shape"] = list(answer.shape)
+        said["shape"] = list(answer.shape) if to_first_device else json.dumps(answer.shape)
         if in_bytes:
             parts = [memoryview(d) for d in answer.data]
             parts = [memoryview(join_elements(parts))] if ask.compression == "zstd" else parts
@@ -254,8 +294,7 @@ def parse_response(body: bytes | memoryview, header_length: int | None, asks: Se
 
 
 def read_answer(tensor: Mapping[str, Any], data: memoryview, ask: Ask) -> Answer:
-    said = parameters(tensor)
-    batch, shape = shape_of(tensor)[0], shape_of({"name": ask.name, "shape": said.get("shape")})
+    batch, shape = shape_of(tensor)[0], shape_of({"name": ask.name, "shape": said_shape(parameters(tensor))})
     expected = travels(ask, shape, batch)
     if {k: tensor.get(k) for k in expected} != expected:
         raise WireError(f"output {ask.name!r} should be {expected}, got {tensor.get('datatype')} {tensor.get('shape')}")
@@ -264,6 +303,15 @@ def read_answer(tensor: Mapping[str, Any], data: memoryview, ask: Ask) -> Answer
     check_size(tensor, data)
     size = len(data) // batch
     return Answer(ask=ask, shape=shape, data=[data[i : i + size] for i in range(0, len(data), size)])
+
+
+def said_shape(said: Mapping[str, Any]) -> object:
+    """As later services write it, or as version 0.1 did."""
+    shape = said.get("shape")
+    try:
+        return json.loads(shape) if isinstance(shape, str) else shape
+    except (ValueError, RecursionError):
+        return shape
 
 
 def build_error(message: str) -> dict[str, str]:

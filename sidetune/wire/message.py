@@ -86,12 +86,15 @@ def unpack(body: bytes | memoryview, header_length: int | None = None) -> tuple[
 
 def read_json(data: bytes | memoryview) -> dict[str, Any]:
     """A JSON object; raises WireError for anything else, for numbers that JSON does not have, for repeated names and
-    for text that is none; TooLarge, before anything is read, where there is too much in it."""
+    for text that is none; TooLarge, before anything is read, where there is too much in it.
+
+    A part that is null counts as left out: many clients write the optional ones that way.
+    """
     raw = bytes(data)
     check_amount(raw)
     try:
         text = raw.decode()
-        value = json.loads(text, parse_constant=no_constant, object_pairs_hook=without_repeats)
+        value = json.loads(text, parse_constant=no_constant, object_pairs_hook=as_object)
         if HALF_PAIR.search(text):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -121,11 +124,10 @@ def no_constant(name: str) -> float:
     raise WireError(f"{name} is no number of JSON's")
 
 
-def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
+def as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
         raise WireError("a name stands twice in one object")
-    return unique
+    return {name: value for name, value in pairs if value is not None}
 
 
 def named(header: Mapping[str, Any], key: str) -> list[dict[str, Any]]:

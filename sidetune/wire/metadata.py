@@ -13,7 +13,10 @@ from sidetune.wire.codec import PRECISIONS
 from sidetune.wire.compression import COMPRESSIONS
 from sidetune.wire.message import WireError, parameters
 
-PLATFORM = "sidetune"
+PLATFORM = "pytorch_timm"
+"""The protocol's form of it: PROJECT_FORMAT."""
+VERSION = "1"
+"""Of every model: other weights are another service's, or another name's; `fingerprint` tells them apart."""
 OFFERED = ("gathers", "precisions", "compressions")
 """Fields that say what may be asked; the others decide what features are."""
 
@@ -81,14 +84,20 @@ class ModelCard:
         sums = [Ask(k=k) for k in range(self.num_blocks + 1)] if "sum" in self.gathers else []
         return sums + [Ask(gather=g) for g in self.gathers if g != "sum"]
 
+    def default(self, precision: str = "fp32", compression: str = "none") -> Ask:
+        """What a request gets that names no output: the sum of all taps, or the last one where there are no sums."""
+        sums = "sum" in self.gathers
+        k = self.num_blocks if sums else None
+        return Ask(gather="sum" if sums else "last", k=k, precision=precision, compression=compression)
+
     def to_metadata(self) -> dict[str, Any]:
         """The protocol's model metadata, the card under `parameters`."""
         outputs = [{"name": a.name, "datatype": "FP32", "shape": [-1, *self.shape(a)]} for a in self.asks()]
         return {
             "name": self.name,
-            "versions": [],
+            "versions": [VERSION],
             "platform": PLATFORM,
-            "inputs": [{"name": IMAGE, "datatype": "BYTES", "shape": [-1]}],
+            "inputs": [{"name": IMAGE, "datatype": "BYTES", "shape": [-1, 1]}],
             "outputs": outputs,
             "parameters": {**asdict(self), "fingerprint": self.fingerprint},
         }

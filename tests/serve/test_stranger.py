@@ -57,7 +57,7 @@ def test_a_stranger_reads_the_same_features(talk, picture):
     length = int(answer.headers["Inference-Header-Content-Length"])
     said, rest = json.loads(answer.content[:length]), answer.content[length:]
     for output in said["outputs"]:
-        size, (tokens, channels) = output["parameters"]["binary_data_size"], output["parameters"]["shape"]
+        size, (tokens, channels) = output["parameters"]["binary_data_size"], json.loads(output["parameters"]["shape"])
         batch, row = output["shape"]
         data, rest = rest[:size], rest[size:]
         for i in range(batch):

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from sidetune.wire.infer import (
     parse_request,
     parse_response,
 )
-from sidetune.wire.message import WireError, join_elements, pack, split_elements, unpack
+from sidetune.wire.message import TooLarge, WireError, join_elements, pack, split_elements, unpack
 from sidetune.wire.metadata import ModelCard
 
 CARD = ModelCard(
@@ -106,6 +107,74 @@ def test_outputs_may_each_say_whether_they_come_in_bytes():
     assert parse_request(*request(change)).binary == (True, False, True)
 
 
+def test_a_request_without_outputs_says_how_the_default_one_comes():
+    def change(header):
+        del header["outputs"]
+        header["parameters"] = {"precision": "int8", "compression": "zstd", "binary_data_output": True}
+
+    read = parse_request(*request(change))
+    assert (read.asks, read.binary, read.precision, read.compression) == ((), (True,), "int8", "zstd")
+    assert CARD.default(read.precision, read.compression) == Ask(k=4, precision="int8", compression="zstd")
+    assert replace(CARD, gathers=("last", "token")).default().name == "last"
+
+
+@pytest.mark.parametrize("wrong", [{"precision": "int3"}, {"compression": "gzip"}, {"precision": ["int8"]}])
+@pytest.mark.parametrize("outputs", [None, [], [{"name": "last", "parameters": {"precision": "fp32"}}]])
+def test_nonsense_in_the_requests_parameters_is_refused_whether_or_not_an_output_takes_it(wrong, outputs):
+    (name,) = wrong
+    refused(*request(lambda h: h.update(outputs=outputs, parameters=wrong)), f"parameters: unknown {name} .*; known: ")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: h.update(id=None),
+        lambda h: h.update(parameters=None),
+        lambda h: h.update(parameters={"fingerprint": None, "binary_data_output": None, "precision": None}),
+        lambda h: h.update(parameters={"compression": None, "classification": None}),
+        lambda h: h["inputs"][0].update(data=None),
+        lambda h: h["outputs"][0].update(parameters=None),
+        lambda h: h["outputs"][1]["parameters"].update(compression=None),
+        lambda h: h["outputs"][0]["parameters"].update(shared_memory_region=None, binary_data=True),
+    ],
+)
+def test_an_optional_part_that_is_null_counts_as_left_out(change):
+    read = parse_request(*request(change))
+    assert [bytes(i) for i in read.images] == FILES and [a.name for a in read.asks] == [a.name for a in ASKS]
+    assert read.id is None and read.asks[1] == ASKS[1] and read.fingerprint is None
+
+
+def test_null_for_all_outputs_and_for_an_inputs_parameters_too():
+    assert parse_request(*request(lambda h: h.update(outputs=None))).asks == ()
+    image = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": None, "data": ["AAAA"]}
+    assert parse_request(json.dumps({"inputs": [image]}).encode()).images == [bytes(3)]
+
+
+def test_a_needed_part_that_is_null_is_refused_as_a_missing_one():
+    for part in ("name", "datatype", "shape"):
+        refused(
+            *request(lambda h, p=part: h["inputs"][0].update({p: None})), part if part != "datatype" else "got None"
+        )
+    refused(*request(lambda h: h.update(inputs=None)), "belong to no tensor|expected one input")
+
+
+@pytest.mark.parametrize(
+    "parameter", [{"classification": 3}, {"shared_memory_region": "r", "shared_memory_byte_size": 9}]
+)
+def test_what_would_change_the_form_of_an_answer_is_refused_and_not_ignored(parameter):
+    name = next(iter(parameter))
+    for place in ("inputs", "outputs"):
+        refused(*request(lambda h, p=place: h[p][0]["parameters"].update(parameter)), f"{name} is not offered here")
+    refused(*request(lambda h: h["parameters"].update(parameter)), f"the request's parameters: {name} is not offered")
+    nothing = dict.fromkeys(parameter, 0)
+    assert parse_request(*request(lambda h: h["outputs"][0]["parameters"].update(nothing))).asks == tuple(ASKS)
+
+
+def test_too_much_json_is_told_from_other_faults():
+    with pytest.raises(TooLarge, match="the JSON has 4194305 bytes, at most 4194304 are allowed; send what is large"):
+        parse_request(b" " * (2**22 + 1))
+
+
 def test_lies_about_lengths_are_refused():
     body, length = build_request(FILES, ASKS)
     for wrong in (0, -1, length - 1, length + 1, len(body) + 1, 10**9):
@@ -116,7 +185,6 @@ def test_lies_about_lengths_are_refused():
         refused(*request(lambda h, size=size: h["inputs"][0]["parameters"].update(binary_data_size=size)))
     refused(b"", None, "the body is empty")
     refused(body, None, "without Inference-Header-Content-Length the whole body is JSON")
-    refused(b" " * (2**22 + 1), 2**22 + 1, "at most 4194304 are allowed")
 
 
 def test_lies_about_shapes_and_types_are_refused():
@@ -203,6 +271,51 @@ def test_a_response_to_something_else_is_refused():
             parse_response(body, length, asks)
 
 
+def answered(**given):
+    """The header of an answer, and its body."""
+    answer = Answer(ask=Ask(k=4, precision="int8"), shape=(1, 3), data=[bytes(5), bytes(5)])
+    body, length = build_response("tiny", [answer], [True], "print", **given)
+    return json.loads(body[:length]), body, length
+
+
+def test_an_answers_parameters_are_strings_numbers_and_booleans_and_its_parts_those_of_the_protocol():
+    header, body, length = answered()
+    (output,) = header["outputs"]
+    for value in (*header["parameters"].values(), *output["parameters"].values()):
+        assert isinstance(value, (str, int, float, bool))
+    assert output["parameters"]["shape"] == "[1, 3]" and isinstance(header["id"], str)
+    assert header["model_name"] == "tiny" and header["model_version"] == "1"
+    assert answered(id="7")[0]["id"] == "7"
+    read = parse_response(body, length, [Ask(k=4, precision="int8")])
+    assert read.answers["sum.4"].shape == (1, 3)
+
+
+def test_the_first_devices_and_services_still_understand_each_other():
+    """Version 0.1 of the device asks in this form, and reads shapes that are lists; its service writes no other."""
+    told = {
+        "parameters": {"binary_data_output": True, "fingerprint": "print"},
+        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 5}}],
+        "outputs": [{"name": "sum.4", "parameters": {"precision": "int8", "compression": "none"}}],
+    }
+    read = parse_request(*pack(told, [join_elements([b"x"])]))
+    assert read.of_first_device and read.asks == (Ask(k=4, precision="int8"),) and read.binary == (True,)
+    header, body, length = answered(to_first_device=True)
+    assert header["outputs"][0]["parameters"]["shape"] == [1, 3]
+    assert parse_response(body, length, [Ask(k=4, precision="int8")]).answers["sum.4"].shape == (1, 3)
+    assert not parse_request(*build_request(FILES, ASKS, fingerprint="print")).of_first_device
+
+
+@pytest.mark.parametrize("shape", ["", "[", "3", "[0]", "[-1]", "{}", "[" * 100_000, 3, None, [], [True]])
+def test_shapes_of_an_answer_that_are_none_are_refused(shape):
+    header, body, length = answered()
+    if shape is not None:
+        header["outputs"][0]["parameters"]["shape"] = shape
+    else:
+        del header["outputs"][0]["parameters"]["shape"]
+    with pytest.raises(WireError, match="shape must be a list of whole numbers above 0"):
+        parse_response(*pack(header, [body[length:]]), [Ask(k=4, precision="int8")])
+
+
 def test_errors_are_read_whatever_their_form():
     assert parse_error(json.dumps(build_error("too large")).encode()) == "too large"
     assert "without a message" in parse_error(b"<html>") and "without a message" in parse_error(b'{"error": 3}')
@@ -210,6 +323,7 @@ def test_errors_are_read_whatever_their_form():
 
 def test_a_card_goes_through_the_protocols_metadata():
     metadata = json.loads(json.dumps(CARD.to_metadata()))
+    assert metadata["versions"] == ["1"] and re.fullmatch("[a-z0-9]+_[a-z0-9]+", metadata["platform"])
     assert ModelCard.from_metadata(metadata) == CARD
     assert {o["name"]: o["shape"] for o in metadata["outputs"]} == {
         **{f"sum.{k}": [-1, 17, 48] for k in range(5)},
