@@ -52,8 +52,13 @@ def parser(program: str) -> argparse.ArgumentParser:
     service.add_argument("--precision", default="int8", help="fp32, fp16, int8 (the default) or int4")
     service.add_argument("--compression", default="none", help="none (the default) or zstd")
     service.add_argument(
-        "--patience", type=float, default=900, metavar="SECONDS", help="wait so long for a lost network"
+        "--patience",
+        type=float,
+        default=900,
+        metavar="SECONDS",
+        help="wait so long for a lost network, or for a service that says 'later' to everything",
     )
+    service.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be read, and say which")
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -70,7 +75,6 @@ def parser(program: str) -> argparse.ArgumentParser:
         "--k", type=numbers, metavar="K,K", help="sums of taps to keep, for example 6,12; all taps if not given"
     )
     enroll.add_argument("--in-flight", type=int, default=4, metavar="N", help="requests at once")
-    enroll.add_argument("--skip-bad", action="store_true", help="leave out images that cannot be read, and say which")
     enroll.set_defaults(run=run_enroll)
 
     fit = verbs.add_parser("fit", parents=[output], help="train on a file of features, without a network")
@@ -158,6 +162,11 @@ def client_of(given: argparse.Namespace, line: Line) -> Client:
 
     key = given.key_file.read_text(encoding="utf-8").strip() if given.key_file else None
     transport = Http(given.server, key=key, ca_file=given.ca_file)
+    if transport.shows_key:
+        line.notice(
+            f"warning: http://{transport.host} is not encrypted, and whoever can listen on the way reads the API key; "
+            "use https:// (--ca-file, where the server signs its own certificate), or a tunnel"
+        )
     client = Client(transport, given.model or "", patience=given.patience, notice=line.notice)
     client.model = given.model or only_model(client)
     return client
@@ -165,6 +174,7 @@ def client_of(given: argparse.Namespace, line: Line) -> Client:
 
 def run_enroll(given: argparse.Namespace) -> None:
     from sidetune.edge.enroll import enroll
+    from sidetune.edge.status import num_kept
 
     if given.in_flight < 1:
         raise ValueError(f"--in-flight must be at least 1, got {given.in_flight}")
@@ -183,7 +193,9 @@ def run_enroll(given: argparse.Namespace) -> None:
     if given.json:
         run_status(argparse.Namespace(file=given.out, json=True))
         return
-    print(f"{given.out}: features of {len(header.images):,} images; train with")
+    kept, total = num_kept(given.out), len(header.images)
+    of_all = f"{kept:,} of {total:,}" if kept < total else f"{total:,}"
+    print(f"{given.out}: features of {of_all} images; train with")
     print(f"  sidetune edge fit {given.out} --out FOLDER")
 
 
@@ -257,13 +269,25 @@ def run_predict(given: argparse.Namespace) -> None:
         raise DataError(f"no images in {', '.join(map(str, given.images))}")
     client = client_of(given, Line())
     artefact = load(given.folder, client.card())
-    found = predict(client, artefact, paths, top=given.top, precision=given.precision, compression=given.compression)
+    found = predict(
+        client,
+        artefact,
+        paths,
+        top=given.top,
+        precision=given.precision,
+        compression=given.compression,
+        on_bad=skipped if given.skip_bad else None,
+    )
     if given.json:
         rows = [{"image": str(p.image), "top": [list(t) for t in p.top]} for p in found]
         print(json.dumps(rows, ensure_ascii=False))
         return
     for p in found:
         print(f"{p.image}: " + ", ".join(f"{label} {probability:.1%}" for label, probability in p.top), flush=True)
+
+
+def skipped(error: DataError) -> None:
+    say(f"skipped: {error}")
 
 
 def run_status(given: argparse.Namespace) -> None:
@@ -277,5 +301,6 @@ def run_status(given: argparse.Namespace) -> None:
     print(f"k {', '.join(map(str, told['ks']))} in {told['precision']}, {told['bytes_per_image']:,} bytes an image")
     for part, counts in told["images"].items():
         print(f"{part}: " + ", ".join(f"{count:,} {what}" for what, count in counts.items()))
+    print(f"{told['kept']:,} of {told['total']:,} images kept")
     state = "complete" if told["complete"] else "not complete"
     print(f"{told['classes']} classes; {told['bytes'] / 2**20:,.1f} MiB on disk; {state}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from sidetune.edge.later import seconds_until
 from sidetune.edge.transport import Reply, Transport, Unreachable
 from sidetune.errors import DataError, ServiceError, WeightsMismatch
 from sidetune.wire.ask import Ask
@@ -25,6 +28,7 @@ FIRST_PATIENCE = 15.0
 """Seconds in which a service must answer for the first time; a wrong address is noticed soon."""
 BROKEN = 5
 """Answers of 500, or of no sense, to one request before it is given up."""
+LENGTH = re.compile("[0-9]{1,12}")
 BAD_IMAGE = frozenset({400, 413, 415, 422})
 
 
@@ -39,11 +43,13 @@ class Client:
         patience: float = 900.0,
         notice: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`patience`: seconds without any answer after which a service counts as gone."""
+        """`patience`: seconds after which a service counts as gone that answers nothing, or 'later' to everything."""
+        if not patience >= 0:
+            raise ValueError(f"patience must be 0 seconds or more, got {patience}")
         self.transport, self.model, self.patience, self.notice = transport, model, patience, notice
         self.stop = threading.Event()
-        self.heard, self.answered = time.monotonic(), False
-        """When the service last answered anything, and whether it ever did."""
+        self.served, self.answered = time.monotonic(), False
+        """When the service last gave an answer that was not 'later', and whether it ever said anything."""
 
     def card(self) -> ModelCard:
         """What the service says of the model. Raises ServiceError, or WireError if it is no service of this kind."""
@@ -70,8 +76,16 @@ class Client:
             try:
                 return records(reply, asks, card)
             except WireError as e:
-                self.wait(attempt, f"an answer makes no sense ({e})", None)
+                self.wait(attempt, f"an answer makes no sense ({e})", since=time.monotonic())
         raise ServiceError(f"{BROKEN} answers in a row to one request made no sense")
+
+    def features_of(self, path: Path, asks: Sequence[Ask], card: ModelCard) -> dict[str, bytes | memoryview]:
+        """As `features`, of a file; raises DataError for one that cannot be read here, too."""
+        try:
+            image = path.read_bytes()
+        except OSError as e:
+            raise DataError(f"it cannot be read ({e.strerror or e})") from e
+        return self.features(image, asks, card)
 
     def check_card(self, card: ModelCard) -> None:
         now = self.card()
@@ -81,34 +95,43 @@ class Client:
     def ask(self, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Reply:
         """The first answer that is not 'later'. Raises ServiceError when patience is over, for a refused key (401, 403)
         and an unknown model (404)."""
-        attempt = broken = 0
+        began, attempt, broken = time.monotonic(), 0, 0
         while True:
-            later = None
             try:
                 reply = self.transport.send(path, body, headers)
             except Unreachable as e:
-                why = f"no answer ({e})"
-                patience = self.patience if self.answered else min(self.patience, FIRST_PATIENCE)
-                if time.monotonic() - self.heard > patience:
-                    raise ServiceError(f"the service has not answered for {patience:.0f} s: {e}") from e
+                why, later, fault = f"no answer ({e})", None, "has not answered"
             else:
-                self.heard, self.answered = time.monotonic(), True
+                self.answered = True
                 broken += reply.status == 500
                 if reply.status in (401, 403):
                     raise ServiceError(f"the service refuses the key ({reply.status}); give a valid one by --key-file")
                 if reply.status == 404:
                     raise ServiceError(f"the service does not know {self.model!r}: {parse_error(reply.body)}")
                 if reply.status not in FOR_NOW and (reply.status != 500 or broken == BROKEN):
+                    self.served = time.monotonic()
                     return reply
-                why, later = f"answer {reply.status}", reply.headers.get("retry-after")
-            self.wait(attempt, why, later)
+                why, later = f"answer {reply.status} ({parse_error(reply.body)})", seconds_until(reply.headers)
+                fault = "has put off every request"
+            self.wait(attempt, why, later, fault, since=began)
             attempt += 1
 
-    def wait(self, attempt: int, why: str, later: str | None) -> None:
-        """Sleep for as long as the service says, or a while that grows; some of it random, so that devices spread."""
+    def wait(
+        self, attempt: int, why: str, later: float | None = None, fault: str = "makes no sense", *, since: float
+    ) -> None:
+        """Sleep for as long as the service says, or a while that grows; some of it random, so that devices spread.
+
+        Never beyond what is left of `patience`, counted from `since` or from when the service last served anyone here;
+        raises ServiceError, naming the `fault`, where nothing is left.
+        """
+        patience = self.patience if self.answered else min(self.patience, FIRST_PATIENCE)
+        left = max(since, self.served) + patience - time.monotonic()
+        if left <= 0:
+            raise ServiceError(f"the service {fault} for {patience:g} s: {why}")
         delay = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(attempt, 16)) * random.uniform(0.5, 1)
-        if later is not None and later.strip().isdigit():
-            delay = int(later) + random.uniform(0, FIRST_DELAY)
+        if later is not None:
+            delay = later + random.uniform(0, FIRST_DELAY)
+        delay = min(delay, left)
         if attempt > 2:
             self.notice(f"{why}; trying again in {delay:.0f} s")
         if self.stop.wait(delay):
@@ -129,7 +152,7 @@ def only_model(client: Client) -> str:
 def records(reply: Reply, asks: Sequence[Ask], card: ModelCard) -> dict[str, bytes | memoryview]:
     """The bytes of one image's features in an answer; raises WireError if it is not the answer."""
     length = reply.headers.get(HEADER_LENGTH.lower())
-    if length is None or not length.isdigit():
+    if length is None or not LENGTH.fullmatch(length):
         raise WireError(f"the answer has no {HEADER_LENGTH}")
     response = parse_response(reply.body, int(length), asks)
     if response.fingerprint != card.fingerprint:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from sidetune.edge.client import Client, differing
 from sidetune.edge.features import DONE, MISSING, REFUSED, FeatureFile, Header, create
-from sidetune.edge.images import read_folder
+from sidetune.edge.images import Item, read_folder
 from sidetune.errors import DataError, WeightsMismatch
 from sidetune.wire.ask import Ask
 from sidetune.wire.metadata import ModelCard
@@ -46,9 +48,9 @@ def enroll(
     """Send what `out` does not hold yet; returns the header of the finished file.
 
     The sums of taps up to each of `ks` are kept, by default up to N alone. Raises DataError for a folder, or a file
-    begun with other choices, that does not fit, and at the end for images that the service cannot read (`skip_bad`
-    leaves them out); WeightsMismatch for a service other than the file was begun with; NoSpace, before anything is
-    sent, if the disk cannot hold the features.
+    begun with other choices, that does not fit, and at the end for images that cannot be read (`skip_bad` leaves them
+    out, unless a class would be empty without them); WeightsMismatch for a service other than the file was begun with;
+    NoSpace, before anything is sent, if the disk cannot hold the features.
     """
     card = client.card()
     classes, images = read_folder(folder)
@@ -61,29 +63,59 @@ def enroll(
         create(out, header)
     with FeatureFile(out, writable=True) as file:
         check_same(file.header, header, out)
-        for image in file.damaged(ks):
+        if changed := others(file, images):
+            client.notice(f"{len(changed):,} images have changed since they were sent, and are sent again")
+        for image in {*file.damaged(ks), *changed}:
             file.mark(image, MISSING, [0] * len(ks))
         again = (MISSING,) if skip_bad else (MISSING, REFUSED)
         todo = [i for i, state in enumerate(file.states) if state in again]
         send(client, card, folder, file, todo, asks, in_flight, report)
-        refused = [images[i].path for i, state in enumerate(file.states) if state == REFUSED]
-    if refused and not skip_bad:
-        more = f" and {len(refused) - 5} more" if len(refused) > 5 else ""
-        raise DataError(
-            f"{len(refused)} of {len(images)} images could not be read: {', '.join(refused[:5])}{more}; the others "
-            f"are in {out}. Mend them and enrol again, or leave them out with --skip-bad"
-        )
-    return header
+        check_kept(file.header, file.states, out, skip_bad=skip_bad)
+        return file.header
 
 
 def check_same(found: Header, asked: Header, out: Path) -> None:
-    """Raises unless a file was begun with what is asked for now."""
+    """Raises unless a file was begun with what is asked for now; that images have other sizes is looked at later."""
     if found.card.fingerprint != asked.card.fingerprint:
         raise WeightsMismatch(f"{out} cannot be gone on with: {differing(found.card, asked.card)}")
-    for name in ("ks", "precision", "classes", "images"):
+    for name in ("ks", "precision", "classes"):
         if getattr(found, name) != getattr(asked, name):
-            shown = "" if name == "images" else f" ({getattr(found, name)}, now {getattr(asked, name)})"
-            raise DataError(f"{out} was begun with other {name}{shown}; choose another file for these")
+            shown = f"{getattr(found, name)}, now {getattr(asked, name)}"
+            raise DataError(f"{out} was begun with other {name} ({shown}); choose another file for these")
+    before, now = ({(item.path, item.label, item.part) for item in header.images} for header in (found, asked))
+    if before != now:
+        some = ", ".join(sorted(path for path, _, _ in before ^ now)[:3])
+        raise DataError(f"{out} was begun with other images ({some}, for example); choose another file for these")
+
+
+def others(file: FeatureFile, images: Sequence[Item]) -> list[int]:
+    """Images that were sent, but as a file of another size. The lists may have other orders."""
+    sizes = {item.path: item.size for item in images}
+    return [
+        i for i, item in enumerate(file.header.images) if item.size != sizes[item.path] and file.states[i] != MISSING
+    ]
+
+
+def check_kept(header: Header, states: np.ndarray, out: Path, *, skip_bad: bool) -> None:
+    """Raises DataError for images that the service could not read, unless they are skipped and no class needs them."""
+    refused = [item for item, state in zip(header.images, states, strict=True) if state == REFUSED]
+    if not refused:
+        return
+    names = ", ".join(item.path for item in refused[:5]) + (f" and {len(refused) - 5} more" if refused[5:] else "")
+    what = f"{len(refused):,} of {len(header.images):,} images could not be read: {names}"
+    if not skip_bad:
+        raise DataError(
+            f"{what}; the others are in {out}. Mend them and enrol again, or leave them out with --skip-bad"
+        )
+    kept = [item for item, state in zip(header.images, states, strict=True) if state == DONE]
+    emptied = labels_of(header.images) - labels_of(kept)
+    if emptied:
+        classes = ", ".join(header.classes[label] for label in sorted(emptied))
+        raise DataError(f"without its bad images a class is empty: {classes}; {what}. Mend some and enrol again")
+
+
+def labels_of(images: Sequence[Item]) -> set[int]:
+    return {item.label for item in images if item.part == "train"}
 
 
 def send(
@@ -111,7 +143,7 @@ def send(
                 return
             try:
                 answer: dict[str, bytes | memoryview] | Exception
-                answer = client.features((folder / images[image].path).read_bytes(), asks, card)
+                answer = client.features_of(folder / images[image].path, asks, card)
             except Exception as e:
                 answer = e
             answers.put((image, answer))

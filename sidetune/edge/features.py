@@ -1,11 +1,13 @@
-"""The features of a folder of images in one file: header, marks, records. Written once, memory-mapped afterwards.
+"""The features of a folder of images in one file: header, marks, records.
 
     "SIDETUNE" | length and CRC-32 of the header, 4 bytes each | header (JSON)                            | to 4096
     for each image: state, then the CRC-32 of its record under each k, 4 bytes each                       | to 4096
     for each k, for each image: its features as the service sent them (`sidetune.wire.codec`), unpacked
 
 The file has its full size from the start, so that a disk that is too small is noticed before anything is sent. A record
-counts once its mark is set and its bytes have the mark's CRC, whatever was cut off by a loss of power.
+counts once its mark is set and its bytes have the mark's CRC, whatever was cut off by a loss of power. Records are read
+one by one, not mapped into memory: that works for files of any size where addresses have 32 bits, and with memory
+pages of any size.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
-import mmap
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -102,11 +103,21 @@ def create(path: Path, header: Header) -> None:
     data = header.written()
     places = Places.of(header, len(data))
     with replacing(path, places.end) as beside, beside.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, places.end)
-        else:
-            file.truncate(places.end)
+        allocate(file.fileno(), places.end, path)
         file.write(MAGIC + np.array([len(data), zlib.crc32(data)], "<u4").tobytes() + data)
+
+
+def allocate(descriptor: int, size: int, path: Path) -> None:
+    """Give a file its size, and its blocks where the system can tell at once whether there are enough."""
+    try:
+        os.ftruncate(descriptor, size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+    except OSError as e:
+        if e.errno == errno.EFBIG:
+            raise NoSpace(f"{path} needs {size:,} bytes, more than its file system allows a file to have") from e
+        if e.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some C libraries leave it to the file system
+            raise
 
 
 class FeatureFile:
@@ -120,20 +131,17 @@ class FeatureFile:
             if writable:
                 lock(self.file.fileno(), path)
             self.header, self.places = read_header(self.file, path)
-            self.map = mmap.mmap(self.file.fileno(), self.places.end, access=mmap.ACCESS_READ)
+            num, ks = len(self.header.images), len(self.header.ks)
+            marks = np.frombuffer(self.read(4 * num * (1 + ks), self.places.marks), "<u4").reshape(num, 1 + ks)
         except BaseException:
             self.file.close()
             raise
-        num, ks = len(self.header.images), len(self.header.ks)
-        marks = np.frombuffer(self.map, "<u4", num * (1 + ks), self.places.marks).reshape(num, 1 + ks)
         self.states, self.checksums = marks[:, 0].copy(), marks[:, 1:].copy()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
-        if self.file.writable():
-            fcntl.flock(self.file.fileno(), fcntl.LOCK_UN)  # the map, which goes with its last view, would hold it
         self.file.close()
 
     def place(self, image: int, k: int) -> int:
@@ -141,13 +149,16 @@ class FeatureFile:
         return self.places.records + number * self.header.record_bytes
 
     def record(self, image: int, k: int) -> np.ndarray:
-        return np.frombuffer(self.map, np.uint8, self.header.record_bytes, self.place(image, k))
+        """An image's bytes (record_bytes). Raises DataError for a file that was cut off since it was opened."""
+        return np.frombuffer(self.read(self.header.record_bytes, self.place(image, k)), np.uint8)
 
-    def forget(self, image: int, k: int) -> None:
-        """Give a record's pages back to the system; what is read of the file does not pile up in this process."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            start = self.place(image, k) // PAGE * PAGE
-            self.map.madvise(mmap.MADV_DONTNEED, start, self.place(image, k) + self.header.record_bytes - start)
+    def read(self, num: int, place: int) -> bytes:
+        data = os.pread(self.file.fileno(), num, place)
+        while len(data) < num:
+            if not (more := os.pread(self.file.fileno(), num - len(data), place + len(data))):
+                raise DataError(f"{self.path} ends at {place + len(data):,} bytes, before the features at {place:,} do")
+            data += more
+        return data
 
     def put(self, image: int, records: Mapping[int, bytes | memoryview]) -> None:
         """Write an image's record under each k, then its mark."""
@@ -180,7 +191,6 @@ class FeatureFile:
             for image in np.flatnonzero(self.states == DONE) if k in ks else ():
                 if zlib.crc32(self.record(int(image), k).data) != self.checksums[image, column]:
                     bad.add(int(image))
-                self.forget(int(image), k)
         return sorted(bad)
 
     def sync(self) -> None:
@@ -199,7 +209,6 @@ class FeatureFile:
         """Decode images' features into the first rows of `out` (at least as many, tokens, channels)."""
         for row, image in zip(out, images, strict=False):
             decode(self.record(int(image), k), self.header.shape, self.header.precision, out=row)
-            self.forget(int(image), k)
         return out[: len(images)]
 
 

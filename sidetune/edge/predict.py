@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,16 +62,23 @@ def predict(
     top: int = 1,
     precision: str = "int8",
     compression: str = "none",
+    on_bad: Callable[[DataError], None] | None = None,
 ) -> Iterator[Prediction]:
-    """Label image files one by one. Raises DataError for one that is missing or that the service cannot read."""
+    """Label image files one by one.
+
+    Raises DataError for one that is missing or that the service cannot read, or hands it to `on_bad` and goes on;
+    ValueError for a precision or compression that the service does not offer.
+    """
     predictor, card = Predictor(artefact), artefact.card
     ask = Ask(k=predictor.k, precision=precision, compression=compression)
+    shape = card.shape(ask)
     for path in images:
         try:
-            records = client.features(path.read_bytes(), [ask], card)
-        except FileNotFoundError:
-            raise DataError(f"no image at {path}") from None
+            records = client.features_of(path, [ask], card)
         except DataError as e:
-            raise DataError(f"{path}: {e}") from e
-        x = decode(records[ask.name], card.shape(ask), precision, out=predictor.work.x[0])
+            if on_bad is None:
+                raise DataError(f"{path}: {e}; leave out images that cannot be read with --skip-bad") from e
+            on_bad(DataError(f"{path}: {e}"))
+            continue
+        x = decode(records[ask.name], shape, precision, out=predictor.work.x[0])
         yield Prediction(image=path, top=predictor.label(x, top))

@@ -30,7 +30,15 @@ def status(path: Path) -> dict[str, Any]:
             "precision": header.precision,
             "classes": len(header.classes),
             "images": images,
+            "kept": sum(counts[NAMES[DONE]] for counts in images.values()),
+            "total": len(header.images),
             "complete": not any(counts["missing"] for counts in images.values()),
             "bytes_per_image": len(header.ks) * header.record_bytes,
             "bytes": file.places.end,
         }
+
+
+def num_kept(path: Path) -> int:
+    """How many images' features a file holds, by its marks; `status` also looks whether they are damaged."""
+    with FeatureFile(path) as file:
+        return int((file.states == DONE).sum())

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+import sidetune
 from sidetune.edge.http import Http
 from sidetune.edge.transport import Unreachable
 
@@ -86,6 +87,45 @@ def test_an_answer_is_bounded(monkeypatch):
     monkeypatch.setattr("sidetune.edge.http.MAX_REPLY", 1)
     with Server([OK]) as (url, _), pytest.raises(Unreachable, match="larger than 1 bytes"):
         Http(url).send("/v2")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://10.0.0.7:8000", True),
+        ("http://server", True),
+        ("server:8000", True),
+        ("http://[2001:db8::1]:8000", True),
+        ("http://localhost.example.org", True),
+        ("http://128.0.0.1", True),
+        ("https://10.0.0.7:8000", False),
+        ("http://localhost:8000", False),
+        ("http://LOCALHOST.", False),
+        ("http://api.localhost", False),
+        ("http://127.0.0.1:8000", False),
+        ("http://127.8.9.1", False),
+        ("http://[::1]:8000", False),
+        ("http://[::ffff:127.0.0.1]", False),
+    ],
+)
+def test_a_key_is_shown_to_the_network_over_plain_http_to_another_machine_alone(url, shown):
+    assert Http(url, key="secret").shows_key == shown
+    assert not Http(url).shows_key
+
+
+@pytest.mark.parametrize("key", ["", "secret\nline", "secret\r\nX-Other: 1", "secret\x00", "secret\u20ac"])
+def test_a_key_that_no_header_can_carry_is_refused_without_being_quoted(key):
+    with pytest.raises(ValueError, match="an API key is one line of text") as refused:
+        Http("http://x", key=key)
+    assert "secret" not in str(refused.value)
+
+
+def test_the_device_says_who_it_is():
+    with Server([OK]) as (url, server):
+        transport = Http(url)
+        transport.send("/v2")
+        transport.connection().close()
+    assert f"User-Agent: sidetune/{sidetune.__version__}\r\n" in server.heard[0]
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://me:pass@x", "http://x?q=1"])
