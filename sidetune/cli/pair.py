@@ -31,7 +31,7 @@ COMMAND = (sys.executable, "-c", "from sidetune.cli.entry import main; main()")
 @contextmanager
 def service(*words: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`sidetune serve` with these options, on a free port unless they name one: the process and its address."""
-    command = (*COMMAND, "serve", "--port", "0", *map(str, words))
+    command = (*COMMAND, "serve", "--port", "0", "--set", "drain_timeout=0", *map(str, words))
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert running.stderr is not None
     try:

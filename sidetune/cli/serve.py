@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -40,10 +43,10 @@ def serve_command(
     try:
         from sidetune.serve.app import create_app
         from sidetune.serve.keys import read_keys
-        from sidetune.serve.server import run
+        from sidetune.serve.server import bind, check_tls, run
         from sidetune.serve.settings import Settings
     except ModuleNotFoundError as e:
-        if e.name in ("starlette", "uvicorn", "h11", "prometheus_client"):
+        if e.name in ("starlette", "uvicorn", "httptools", "prometheus_client"):
             raise MissingExtra(f"sidetune serve (which imports {e.name})", "serve") from e
         raise
     from sidetune.cli.choices import changed
@@ -53,6 +56,9 @@ def serve_command(
         Settings(max_batch=max_batch, max_delay=max_delay_ms / 1e3, queue=queue), dict(split(s) for s in settings)
     )
     callers = read_keys(keys, limits)
+    check_tls(tls_cert, tls_key)
+    for warning in exposed(host, keys, tls_cert):
+        typer.echo(f"warning: {warning}", err=True)
     open_all = partial(
         open_workers,
         backbone,
@@ -76,11 +82,26 @@ def serve_command(
         deploy(open_all, limits, callers, cache, replicas=replicas, num_gpus=num_gpus, http=http)
         typer.echo(f"{replicas} replicas are ready on port {port}", err=True)
         return wait()
-    workers = open_all()
-    for worker in workers:
-        card = worker.card
-        typer.echo(f"/v2/models/{card.name}: weights {card.digest[:12]}, {card.dtype}", err=True)
-    run(create_app(workers, limits, callers, cache), limits, host=host, port=port, cert=tls_cert, key=tls_key)
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(sock) for sock in bind(host, port)]
+        workers = open_all()
+        for worker in workers:
+            card = worker.card
+            typer.echo(f"/v2/models/{card.name}: weights {card.digest[:12]}, {card.dtype}", err=True)
+        app = create_app(workers, limits, callers, cache)
+        run(app, limits, host=host, port=port, cert=tls_cert, key=tls_key, sockets=sockets)
+
+
+def exposed(host: str, keys: Path | None, tls_cert: Path | None) -> Iterator[str]:
+    """What whoever reaches a service on this address could do."""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if not local and keys is None:
+        yield f"everyone who reaches {host} may ask for features; --keys says who may"
+    if not local and tls_cert is None:
+        yield f"what is sent to {host}, keys included, can be read on its way; --tls-cert and --tls-key prevent it"
 
 
 def split(setting: str) -> tuple[str, str]:

@@ -24,6 +24,7 @@ from sidetune.serve.metrics import Measured, Metrics
 from sidetune.serve.refusals import Lingering, busy, on_failure, on_refusal
 from sidetune.serve.service import Service
 from sidetune.serve.settings import Settings
+from sidetune.serve.stage import Stage
 from sidetune.serve.worker import Worker
 from sidetune.wire.ask import Ask
 from sidetune.wire.codec import num_bytes
@@ -48,6 +49,7 @@ class Serving:
         self.intake = Intake(settings.max_receiving, settings.body_timeout)
         self.pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="images")
         self.services: dict[str, Service] = {}
+        self.stage = Stage()
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -70,7 +72,7 @@ class Serving:
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        ready = bool(self.services)
+        ready = bool(self.services) and not self.stage.draining and not self.stage.stopping
         return JSONResponse({"ready": ready}, 200 if ready else 503)
 
     async def server(self, request: Request) -> Response:
@@ -152,7 +154,7 @@ class Serving:
 
     def find(self, request: Request) -> Service:
         name = request.path_params["name"]
-        if not self.services:
+        if self.stage.stopping or not self.services:
             raise busy("the service is stopping", 5)
         if name not in self.services:
             raise HTTPException(404, "no model of this name; /v2 lists those that there are")
@@ -191,6 +193,7 @@ def create_app(workers: Sequence[Worker], settings: Settings, keys: Keys, cache:
         lifespan=serving.lifespan,
     )
     app.router.redirect_slashes = False
+    app.state.stage = serving.stage
     return app
 
 

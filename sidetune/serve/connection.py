@@ -4,107 +4,252 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+import httptools
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER, HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from sidetune.serve.refusals import DRAIN_SECONDS
+from sidetune.serve.doors import Doors
+from sidetune.serve.refusals import DRAIN_BYTES, DRAIN_SECONDS
 from sidetune.serve.settings import Settings
 from sidetune.wire.infer import build_error
 
 SLOWEST = 1024
 """Bytes a second that a caller must take of its answer."""
+SLICE = 2**12
+"""Bytes that are parsed at once: a caller that makes them costly is noticed behind each."""
+MAX_HEADERS, MAX_HEAD = 100, 2**15
+"""Lines and bytes of a request's headers."""
+LEAST_BODY = 8
+"""Times as many bytes as its framing a chunked body must have, beyond MAX_HEAD."""
+CRUMB, CRUMBS, CRUMB_PAUSE = 256, 64, 0.01
+"""Bytes below which something that came is a crumb, how many of them a request may have, and the pause behind more."""
+TOLD = 64
+"""Connections beyond the limit that are told so at one time."""
+PROBE_SECONDS, PROBE = 1.0, b"HTTP/1.1 100 Continue\r\n\r\n"
+"""How long an answer may take until a caller that closed its half is tested for being there, and what tells."""
 
 
-class Connection(H11Protocol):
-    """uvicorn's, which leaves it open how long headers may take and answers may wait; a subclass is how it is told.
+class Refused(Exception):
+    """Raised within the parser's callbacks: what the caller is told."""
 
-    Headers that drip in end in 408, callers that do not take their answer are cut off, malformed HTTP is refused in
-    the protocol's form, and a caller that has sent all and closed its half still gets its answer.
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's, which leaves open how long headers may take and what they cost; a subclass is how it is told.
+
+    Headers that drip in end in 408, what costs more to parse than it says in 400, callers that do not take their
+    answer are cut off, malformed HTTP is refused in the protocol's form, and a caller that has sent all and closed its
+    half still gets its answer.
     """
 
-    def __init__(self, *, settings: Settings, **given: Any) -> None:
+    def __init__(self, *, settings: Settings, doors: Doors, admitted: bool = False, **given: Any) -> None:
+        """`admitted`: whether the doors have counted it already."""
         super().__init__(**given)
-        self.settings = settings
+        self.settings, self.doors, self.admitted = settings, doors, admitted
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.unparsed = memoryview(b"")
+        """What came behind requests that are not answered yet."""
+        self.unanswered: list[RequestResponseCycle] = []
+        """Requests whose headers are read, in order; the first is being answered."""
+        self.in_body = self.begun = False
+        """Whether a request's headers are all here, or some of them."""
+        self.framing = self.payload = self.crumbs = 0
+        """Bytes of the request that are none of its body, those that are, and how often few came at once."""
         self.headers_due: asyncio.TimerHandle | None = None
         self.answer_due: asyncio.TimerHandle | None = None
+        self.probe_due: asyncio.TimerHandle | None = None
+        self.crumbs_due: asyncio.TimerHandle | None = None
+        self.rest_due: asyncio.TimerHandle | None = None
+        """Until then the rest of a request may come that is answered already."""
         self.gone_due: asyncio.TimerHandle | None = None
         """Set once the caller was refused: what it still sends is thrown away until then."""
+        self.thrown_away = 0
+        self.leaving = False
+        """Whether the service stops: every answer is the connection's last."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.settings.max_connections:
-            self.refuse(503, "too many connections")
-        else:
+        if not self.admitted:
+            self.admitted = self.doors.enter(self.client)
+        if self.admitted:
             self.expect_headers()
+        elif len(self.connections) > self.settings.max_connections + TOLD:
+            transport.abort()
+        else:
+            self.refuse(503, "too many connections")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.cancel("headers_due")
-        self.cancel("answer_due")
-        self.cancel("gone_due")
+        for name in [name for name in vars(self) if name.endswith("_due")]:
+            self.cancel(name)
+        if self.admitted:
+            self.doors.leave(self.client)
+        self.unparsed = memoryview(b"")
+        for cycle in self.unanswered:
+            give_up(cycle)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
         if self.gone_due is not None:
+            self.thrown_away += len(data)
+            if self.thrown_away > DRAIN_BYTES:
+                self.transport.abort()
             return
-        super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
-            self.cancel("headers_due")
-        elif self.headers_due is None:
+        self.slow_down(len(data))
+        self.unparsed = memoryview(bytes(self.unparsed) + data if self.unparsed else data)
+        self.parse()
+
+    def slow_down(self, size: int) -> None:
+        """Whoever sends crumbs is read less often, so that they come together."""
+        self.crumbs += size < CRUMB
+        if self.crumbs > CRUMBS and self.crumbs_due is None:
+            self.transport.pause_reading()
+            self.crumbs_due = self.loop.call_later(CRUMB_PAUSE, self.read_on)
+
+    def read_on(self) -> None:
+        self.crumbs_due = None
+        if not self.flow.read_paused:
+            self.transport.resume_reading()
+
+    def parse(self) -> None:
+        """All that came, up to the second request that has to wait for the first one's answer."""
+        while self.unparsed and len(self.unanswered) < 2 and self.gone_due is None and not self.transport.is_closing():
+            piece, rest = self.unparsed[:SLICE], self.unparsed[SLICE:]
+            self.framing += len(piece)
+            try:
+                self.parser.feed_data(piece)
+                self.unparsed = rest
+            except httptools.HttpParserUpgrade as e:  # which is offered in vain
+                self.unparsed = self.unparsed[e.args[0] :]
+            except httptools.HttpParserError as e:
+                told = isinstance(e.__context__, Refused)
+                self.refuse(400, str(e.__context__) if told else "this is no HTTP/1.1 request")
+            else:
+                self.check_cost()
+        if self.unparsed:
+            self.flow.pause_reading()
+        if not self.in_body and not self.unanswered and self.headers_due is None and self.gone_due is None:
             self.expect_headers()
+
+    def check_cost(self) -> None:
+        if self.framing > MAX_HEAD + self.payload // LEAST_BODY:
+            what = "chunks are too small for what is in them" if self.in_body else f"headers exceed {MAX_HEAD} bytes"
+            self.refuse(400, f"the request's {what}")
+
+    def on_message_begin(self) -> None:
+        self.begun = True
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.in_body:  # a trailer, which nobody here reads
+            return
+        if len(self.headers) == MAX_HEADERS:
+            raise Refused(f"the request has more than {MAX_HEADERS} headers")
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self.cancel("headers_due")
+        check_framing(self.headers, self.parser.get_http_version())
+        if self.parser.should_upgrade() and body_follows(self.headers):
+            raise Refused("this service changes no protocols; send the request without Upgrade")
+        super().on_headers_complete()
+        self.begun, self.in_body = False, True
+        self.unanswered.append(self.cycle)
+        if self.leaving:
+            make_last(self.cycle)
+
+    def on_body(self, body: bytes) -> None:
+        """Pass on what came once it is worth it, or all of it."""
+        self.framing -= len(body)
+        self.payload += len(body)
+        if self.cycle.response_complete:
+            if self.payload > DRAIN_BYTES:
+                self.transport.abort()
+            return
+        self.cycle.body += body
+        if len(self.cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+            self.cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        self.in_body = False
+        self.cancel("rest_due")
+        self.framing = self.payload = self.crumbs = 0
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+
+    def on_response_complete(self) -> None:
+        self.cancel("probe_due")
+        self.unanswered = [c for c in self.unanswered if not c.response_complete]
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self.in_body and not self.unanswered:
+            self.rest_due = self.loop.call_later(DRAIN_SECONDS, self.transport.abort)
+        if self.begun or self.unparsed:
+            self._unset_keepalive_if_required()
+            self.parse()
 
     def expect_headers(self) -> None:
         self.headers_due = self.loop.call_later(self.settings.header_timeout, self.headers_late)
 
     def headers_late(self) -> None:
         self.headers_due = None
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+        if not self.in_body and not self.unanswered and not self.transport.is_closing():
             self.refuse(408, f"the headers did not come within {self.settings.header_timeout:g} s")
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self.conn.their_state is not h11.IDLE:
-            self.cancel("headers_due")
-
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """The caller has closed its half."""
+        """The caller has closed its half, or is gone: which of the two, only writing tells."""
         if self.gone_due is not None or self.transport.is_closing() or self.scheme == "https":  # TLS has no halves
             return None
-        answering = self.cycle is not None and not self.cycle.response_complete
-        if answering and not self.cycle.more_body:
+        if self.in_body or self.begun:
+            self.refuse(400, "the request is cut off")
+            return None
+        if self.unanswered:
             self.cycle.keep_alive = False
+            self.probe_due = self.loop.call_later(PROBE_SECONDS, self.probe)
             return True
-        if answering or self.conn.trailing_data[0]:
-            super().data_received(b"")  # tells the parser, which refuses what is cut off
         return None
 
-    def send_400_response(self, msg: str) -> None:
-        self.refuse(400, msg)
+    def probe(self) -> None:
+        """Nothing is read any more, so that the system's word for a caller that is gone has to be asked for."""
+        self.probe_due = None
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            return self.transport.abort()
+        if self.unanswered and not self.unanswered[0].response_started:
+            self.transport.write(PROBE)
+            self.probe_due = self.loop.call_later(PROBE_SECONDS / 4, self.probe)
 
     def refuse(self, status: int, message: str) -> None:
         """Answer in place of the app and close; not with bytes unread, since a reset would hide the answer."""
         self.cancel("headers_due")
-        if self.cycle is not None:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = json.dumps(build_error(message)).encode()
-            headers = [
-                ("content-type", "application/json"),
-                ("content-length", str(len(body))),
-                ("connection", "close"),
-                *([("retry-after", "1")] if status == 503 else []),
-            ]
-            for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
+        self.unparsed = memoryview(b"")
+        answerable = not self.unanswered or not self.unanswered[0].response_started
+        for cycle in self.unanswered:
+            give_up(cycle)
+        if answerable:
+            self.transport.write(refusal(status, message))
+        self.gone_due = self.loop.call_later(DRAIN_SECONDS, self.transport.abort)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-            self.gone_due = self.loop.call_later(DRAIN_SECONDS, self.transport.abort)
-            self.flow.resume_reading()
-        else:
-            self.transport.close()
+        self.flow.resume_reading()
+
+    def retire(self) -> None:
+        """Let go of a connection on which nothing is under way; a request that is, unseen, finds itself refused."""
+        if self.gone_due is None and not self.unanswered and not self.begun and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self.refuse(503, "the service is stopping")
+
+    def leave(self) -> None:
+        """Every answer from now on is the connection's last."""
+        self.leaving = True
+        for cycle in self.unanswered[-1:]:
+            make_last(cycle)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -132,6 +277,46 @@ class Connection(H11Protocol):
             setattr(self, name, None)
 
 
-def connections(settings: Settings) -> Any:
+def give_up(cycle: RequestResponseCycle) -> None:
+    """Tell the app that its caller is gone."""
+    cycle.disconnected = True
+    cycle.message_event.set()
+
+
+def make_last(cycle: RequestResponseCycle) -> None:
+    """Let its answer be the connection's last, if that can still be said in it."""
+    if not cycle.response_started:
+        cycle.keep_alive = False
+        cycle.default_headers = [*cycle.default_headers, CLOSE_HEADER]
+
+
+def body_follows(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers)
+
+
+def check_framing(headers: list[tuple[bytes, bytes]], version: str) -> None:
+    """Raises Refused where two readers could differ on where the request ends, or on whom it is for."""
+    if version not in ("1.0", "1.1"):
+        raise Refused(f"this service speaks HTTP/1.1, not {version}")
+    names = [name for name, _ in headers]
+    codings = [value.strip().lower() for name, value in headers if name == b"transfer-encoding"]
+    if codings and b"content-length" in names:
+        raise Refused("the request has both Content-Length and Transfer-Encoding")
+    if codings and (codings != [b"chunked"] or version == "1.0"):
+        raise Refused("Transfer-Encoding can only be chunked, in HTTP/1.1")
+    if names.count(b"content-length") > 1:
+        raise Refused("the request has more than one Content-Length")
+    if names.count(b"host") != 1 and (version != "1.0" or names.count(b"host")):
+        raise Refused("the request needs one Host header")
+
+
+def refusal(status: int, message: str) -> bytes:
+    body = json.dumps(build_error(message)).encode()
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "content-type: application/json"]
+    lines += [f"content-length: {len(body)}", "connection: close", *(["retry-after: 1"] if status == 503 else [])]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def connections(settings: Settings, doors: Doors | None = None) -> Any:
     """What uvicorn takes for a protocol's class."""
-    return partial(Connection, settings=settings)
+    return partial(Connection, settings=settings, doors=doors or Doors(settings.max_connections))

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, fields
 
 MIB = 2**20
+MAY_BE_ZERO = ("rate", "max_delay", "drain_timeout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class Settings:
     """Seconds until its body must be there."""
     send_timeout: float = 30.0
     """Seconds in which a caller must take some of its answer."""
+    drain_timeout: float = 2.0
+    """Seconds that the service goes on, not ready any more, when it is told to stop; balancers must notice in them."""
     shutdown_timeout: int = 60
     """Seconds that accepted requests have to finish when the service is told to stop."""
     cache_bytes: int = 10 * 1024 * MIB
@@ -47,7 +50,7 @@ class Settings:
     def __post_init__(self) -> None:
         for f in fields(self):
             value = getattr(self, f.name)
-            if value < 0 or (value == 0 and f.name not in ("rate", "max_delay")):
+            if value < 0 or (value == 0 and f.name not in MAY_BE_ZERO):
                 raise ValueError(f"{f.name} must be above 0, got {value}")
         if self.max_batch > self.queue:
             raise ValueError(f"queue must hold a batch: queue={self.queue}, max_batch={self.max_batch}")

@@ -121,7 +121,11 @@ def open_workers(
     precision: str = "auto",
     device: str | None = None,
 ) -> list[Worker]:
-    """Workers for backbones that `open_backbone` finds, each under the last part of its name."""
+    """Workers for backbones that `open_backbone` finds, each under the last part of its name.
+
+    Raises ValueError for a device that is not here, before anything is loaded.
+    """
+    chosen = best_device() if device is None else present(device)
     if precision not in get_args(Precision):
         raise unknown("precision", precision, get_args(Precision))
     return [
@@ -129,8 +133,18 @@ def open_workers(
             open_backbone(source, image_size=image_size, architecture=architecture),
             name=Path(source).stem if is_file(source) else source.rpartition("/")[2],
             transform=transform,
-            device=torch.device(device or best_device()),
+            device=chosen,
             precision=cast(Precision, precision),
         )
         for source in sources
     ]
+
+
+def present(device: str) -> torch.device:
+    """Raises ValueError for a device that this machine does not have."""
+    try:
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError):  # what torch says of it is pages long
+        gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available()
+        raise ValueError(f"there is no device {device!r} here; there is {', '.join(['cpu', *gpus])}") from None
+    return torch.device(device)
