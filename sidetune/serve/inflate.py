@@ -40,5 +40,24 @@ def inflate(data: bytes | bytearray, coding: str) -> Iterator[bytes]:
         raise WireError(f"something follows the end of the body's {coding}")
 
 
+def count(pieces: Iterator[bytes], limit: int) -> int:
+    """Bytes in all of them; beyond the limit, of as many as it takes to be there."""
+    total = 0
+    for piece in pieces:
+        total += len(piece)
+        if total > limit:
+            break
+    return total
+
+
+def collect(pieces: Iterator[bytes], size: int) -> bytearray:
+    """All of them, which are so many bytes together."""
+    body, end = bytearray(size), 0
+    for piece in pieces:
+        body[end : end + len(piece)] = piece
+        end += len(piece)
+    return body
+
+
 def has_zlib_header(data: memoryview) -> bool:
     return len(data) >= 2 and data[0] & 15 == 8 and (data[0] << 8 | data[1]) % 31 == 0

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from sidetune.serve.inflate import CODINGS, inflate
+from sidetune.serve.inflate import CODINGS, collect, count, inflate
 from sidetune.serve.refusals import busy
 from sidetune.wire.message import HEADER_LENGTH
 
@@ -47,24 +47,30 @@ class Intake:
             self.held -= len(body)
 
     async def unpacked(self, packed: bytearray, coding: str, limit: int) -> bytearray:
-        """What a compressed body holds, in its place; raises as reading one does, and WireError if it is damaged."""
-        body, pieces = bytearray(), inflate(packed, coding)
+        """What a compressed body holds, in its place; raises as reading one does, and WireError if it is damaged.
+
+        It is unpacked twice, first to be counted: what is too large never takes room, nor anyone's place.
+        """
+        size = await asyncio.to_thread(count, inflate(packed, coding), limit)
+        self.reserve(size, size, limit)
         try:
-            while piece := await asyncio.to_thread(next, pieces, b""):
-                self.take(body, piece, limit)
+            body = await asyncio.to_thread(collect, inflate(packed, coding), size)
         except BaseException:
-            self.held -= len(body)
+            self.held -= size
             raise
         self.held -= len(packed)
         return body
 
     def take(self, body: bytearray, chunk: bytes, limit: int) -> None:
-        if len(body) + len(chunk) > limit:
-            raise too_large(limit)
-        if self.held + len(chunk) > self.max_bytes:
-            raise busy("the service holds as many requests as it can", 1)
-        self.held += len(chunk)
+        self.reserve(len(chunk), len(body) + len(chunk), limit)
         body += chunk
+
+    def reserve(self, more: int, together: int, limit: int) -> None:
+        if together > limit:
+            raise too_large(limit)
+        if self.held + more > self.max_bytes:
+            raise busy("the service holds as many requests as it can", 1)
+        self.held += more
 
 
 def too_large(limit: int) -> HTTPException:
