@@ -56,7 +56,7 @@ class Client:
         reply = self.ask(f"/v2/models/{quote(self.model)}")
         if reply.status != 200:
             raise ServiceError(f"the service does not describe {self.model}: {reply.status}, {parse_error(reply.body)}")
-        return ModelCard.from_metadata(read_json(reply.body))
+        return ModelCard.from_metadata(told(reply))
 
     def features(self, image: bytes, asks: Sequence[Ask], card: ModelCard) -> dict[str, bytes | memoryview]:
         """One image file -> by name of the ask, the codec's bytes, unpacked.
@@ -139,14 +139,23 @@ class Client:
 
 
 def only_model(client: Client) -> str:
-    """The name of a service's model where it has one only; raises ServiceError where one has to be chosen."""
+    """The name of a service's model where it has one only; raises ServiceError where one has to be chosen, WireError
+    if it is no service of this kind."""
     reply = client.ask("/v2")
-    models = read_json(reply.body).get("models") if reply.status == 200 else None
+    models = told(reply).get("models") if reply.status == 200 else None
     if not isinstance(models, list) or not models:
         raise ServiceError("the service does not list its models; name one by --model")
     if len(models) > 1:
         raise ServiceError(f"the service has several models; choose one by --model: {', '.join(map(str, models))}")
     return str(models[0])
+
+
+def told(reply: Reply) -> dict[str, Any]:
+    """The JSON of an answer; raises WireError where something else answers than a feature service."""
+    try:
+        return read_json(reply.body)
+    except WireError as e:
+        raise WireError(f"what answers at this address is no feature service: {e}") from None
 
 
 def records(reply: Reply, asks: Sequence[Ask], card: ModelCard) -> dict[str, bytes | memoryview]:

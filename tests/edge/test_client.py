@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from flaky import Flaky, tiny_service
 
-from sidetune.edge.client import Client
+from sidetune.edge.client import Client, only_model
 from sidetune.edge.later import seconds_until
 from sidetune.edge.transport import Reply, Unreachable
 from sidetune.errors import DataError, ServiceError
 from sidetune.wire.ask import Ask
 from sidetune.wire.codec import encode
 from sidetune.wire.infer import Answer, build_response
-from sidetune.wire.message import HEADER_LENGTH
+from sidetune.wire.message import HEADER_LENGTH, WireError
 
 NOON = "Wed, 21 Oct 2015 12:00:00 GMT"
 
@@ -154,6 +154,14 @@ def test_a_header_length_that_is_none_makes_an_answer_nonsense_and_no_traceback(
     card = client.card()
     with pytest.raises(ServiceError, match="5 answers in a row to one request made no sense"):
         client.features(b"no image", [Ask(k=4)], card)
+
+
+@pytest.mark.parametrize("body", [b"<html>hello</html>", b"", b"[]"])
+def test_something_else_at_the_address_is_called_that(body):
+    client = Client(Always(Reply(status=200, body=body)), "tiny")
+    for ask in (client.card, lambda: only_model(client)):
+        with pytest.raises(WireError, match="what answers at this address is no feature service"):
+            ask()
 
 
 def test_answers_of_the_first_services_are_read():

@@ -1,11 +1,13 @@
-"""A client written from docs/wire.md alone, with nothing of ours."""
+"""A client written from docs/wire.md alone, with nothing of ours; and one that others wrote."""
 
 import asyncio
 import json
 import struct
 
 import numpy as np
+import pytest
 
+from sidetune.cli import pair
 from sidetune.wire.ask import Ask
 
 
@@ -65,3 +67,38 @@ def test_a_stranger_reads_the_same_features(talk, picture):
             x = unpack(image, tokens, channels, output["parameters"]["precision"])
             assert np.allclose(x, ours[output["name"]][i], rtol=1e-5, atol=1e-5)
     assert not rest
+
+
+def test_tritons_own_client_finds_what_it_looks_for(weights, picture):
+    """Where it is installed: its requests, compressed bodies and extensions, over a real connection."""
+    triton = pytest.importorskip("tritonclient.http")
+    refusal = pytest.importorskip("tritonclient.utils").InferenceServerException
+    files = np.array([picture(1), picture(2)], dtype=object)
+
+    def asked(**more):
+        image = triton.InferInput("image", [2], "BYTES")
+        image.set_data_from_numpy(files)
+        return client.infer("small", [image], **more)
+
+    network = ("--backbone", weights, "--architecture", "vit_tiny_patch16_224", "--precision", "fp32")
+    with pair.service(*network) as (_, url), triton.InferenceServerClient(url.removeprefix("http://")) as client:
+        assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("small", "1")
+        assert client.get_model_metadata("small", "1") == client.get_model_metadata("small")
+        assert client.get_model_config("small", "1")["max_batch_size"] == 64
+        assert [m["state"] for m in client.get_model_repository_index()] == ["READY"]
+        plain = asked().as_numpy("sum.12")
+        assert plain.shape == (2, 197, 192) and plain.dtype == np.float32
+        for coding in ("gzip", "deflate"):
+            assert np.array_equal(asked(request_compression_algorithm=coding).as_numpy("sum.12"), plain)
+        int8 = asked(parameters={"precision": "int8"}, model_version="1", request_id="7")
+        assert int8.as_numpy("sum.12").dtype == np.uint8 and int8.get_response()["id"] == "7"
+        for wrong, status in (
+            ({"parameters": {"precision": "int3"}}, "400"),
+            ({"outputs": [triton.InferRequestedOutput("token", class_count=3)]}, "400"),
+            ({"model_version": "2"}, "404"),
+        ):
+            with pytest.raises(refusal) as refused:
+                asked(**wrong)
+            assert refused.value.status() == status
+        stats = client.get_inference_statistics("small", "1")["model_stats"][0]
+        assert stats["inference_stats"]["success"]["count"] == 4 and stats["inference_stats"]["fail"]["count"] == 2
