@@ -13,7 +13,8 @@ SidetuneError
 ├── NonFiniteLoss      a loss that became NaN or infinite                              (ArithmeticError)
 └── Interrupted        a run that was stopped by Ctrl-C and can be resumed
 
-Wrong values of an argument are a plain `ValueError`.
+Wrong values of an argument are a plain `ValueError`. DataWarning (UserWarning): what was passed over in a user's data,
+or looks like a slip in it.
 """
 
 import reprlib
@@ -33,6 +34,10 @@ class MissingExtra(SidetuneError, ImportError):
 
 
 class DataError(SidetuneError, ValueError):
+    pass
+
+
+class DataWarning(UserWarning):
     pass
 
 

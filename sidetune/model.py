@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from sidetune.backbones import Backbone, open_backbone
 from sidetune.backbones.held import by_autocast, hold
 from sidetune.backbones.prefix import Prefix, check_images
-from sidetune.data.images import open_image, to_rgb
+from sidetune.data.images import open_image
+from sidetune.data.pixels import to_rgb
 from sidetune.data.transforms import Transform
 from sidetune.features import Features
 from sidetune.methods import Method, adaptation, find_method

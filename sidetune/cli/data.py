@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidetune.cli.progress import ERR, Lines
-from sidetune.data.dataset import check_images, summary
+from sidetune.data.check import check_images, summary
 from sidetune.data.named import read_data
 from sidetune.data.samples import Samples, Splits
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from sidetune.errors import DataError
+from sidetune.data.names import named
+from sidetune.errors import DataError, DataWarning
+
+if TYPE_CHECKING:
+    from sidetune.data.samples import Splits
+
+K = TypeVar("K", bound=Hashable)
+TAIL = 4096
+"""Bytes at the end of a file that are compared before the whole: beginnings of photographs are often the same."""
 
 
 def digest_of(path: Path) -> str:
@@ -23,3 +35,64 @@ def digests_of(paths: Sequence[Path]) -> list[str]:
     """`digest_of` each, on several threads."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(digest_of, paths))
+
+
+def same_bytes(paths: Iterable[Path]) -> list[list[Path]]:
+    """Groups of files that hold the same bytes, in order; most files are told apart without being read."""
+    groups = [list(paths)]
+    for key in (size_of, tail_of, digest_of):
+        groups = [group for candidates in groups for group in alike(candidates, key)]
+    return groups
+
+
+def alike(paths: Sequence[Path], key: Callable[[Path], K]) -> list[list[Path]]:
+    """Those of which two or more have the same key."""
+    with ThreadPoolExecutor() as pool:
+        keys = pool.map(key, paths)
+        groups = defaultdict(list)
+        for path, value in zip(paths, keys, strict=True):
+            groups[value].append(path)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as e:
+        raise DataError(f"{path} cannot be read: {e.strerror or e}") from e
+
+
+def tail_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(-min(TAIL, os.fstat(file.fileno()).st_size), os.SEEK_END)
+            return hashlib.sha256(file.read()).digest()
+    except OSError as e:
+        raise DataError(f"{path} cannot be read: {e.strerror or e}") from e
+
+
+def warn_of_repeats(splits: Splits) -> None:
+    """Say which pictures stand in two parts, under two classes, or twice under one, byte for byte."""
+    place = {
+        Path(path): (part, samples.classes[label])
+        for part, samples in splits.parts().items()
+        for path, label in zip(samples.images, samples.labels, strict=True)
+        if isinstance(path, Path)
+    }
+    leaks, torn, twice = [], [], []
+    for group in same_bytes(place):
+        parts, classes = ({place[path][i] for path in group} for i in range(2))
+        told = " = ".join(str(Path(*path.parts[-3:])) for path in group[:3])
+        if len(classes) > 1:
+            torn.append(told)
+        if len(parts) > 1:
+            leaks.append(told)
+        elif len(classes) == 1:
+            twice.append(told)
+    for found, what in (
+        (leaks, "pictures stand in several parts, so that what is scored on was trained on or chosen by"),
+        (torn, "pictures stand under several classes"),
+        (twice, "pictures stand several times in one part"),
+    ):
+        if found:
+            warnings.warn(f"{splits.name}: {len(found):,} {what}: {named(found)}", DataWarning, stacklevel=3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sidetune.data.digests import digests_of
+from sidetune.data.reading import Reading
 from sidetune.errors import DataError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class Samples:
     """Paths, or grey pixels of shape (image, row, column) and type uint8."""
     labels: Sequence[int]
     classes: tuple[str, ...]
+    reading: Reading = Reading()
+    """How files are read."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -35,7 +38,7 @@ class Samples:
         from sidetune.data.images import open_image
 
         item = self.images[index]
-        return Image.fromarray(item).convert("RGB") if isinstance(item, np.ndarray) else open_image(item)
+        return Image.fromarray(item).convert("RGB") if isinstance(item, np.ndarray) else open_image(item, self.reading)
 
     def fingerprint(self) -> str:
         """A digest that changes when images do: of pixels, or of paths with size and time of change."""
@@ -92,6 +95,11 @@ class Splits:
         images = np.concatenate([first.images, second.images]) if arrays else [*first.images, *second.images]
         train = replace(first, images=images, labels=[*first.labels, *second.labels])
         return replace(self, train=train, val=None)
+
+    def mapped(self, change: Callable[[Samples], Samples]) -> Splits:
+        """Each part changed."""
+        parts = {part: change(samples) for part, samples in self.parts().items()}
+        return replace(self, **{"val": None, "test": None, **parts})  # type: ignore[arg-type]
 
     def parts(self) -> dict[str, Samples]:
         """The parts that exist: train, val, test."""

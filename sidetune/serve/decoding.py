@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from sidetune.data.images import to_rgb
+from sidetune.data.pixels import to_rgb
 from sidetune.serve.settings import Settings
 from sidetune.wire.message import WireError
 

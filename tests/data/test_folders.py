@@ -5,7 +5,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from sidetune.data.dataset import check_images
+from sidetune.data.check import check_images
 from sidetune.data.filelist import read_list
 from sidetune.data.folders import read_folder, read_splits
 from sidetune.data.named import read_data
