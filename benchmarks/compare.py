@@ -17,7 +17,7 @@ from pathlib import Path
 import sidetune
 from sidetune.cli.demo import BACKBONE
 from sidetune.cli.sizes import SUPERNET_LR
-from sidetune.data.named import read_data
+from sidetune.data.sources import read_data
 from sidetune.measure.compare import Comparison, compare
 from sidetune.methods import METHODS
 from sidetune.train.begin import begin

@@ -15,7 +15,7 @@ import torch
 
 import sidetune
 from sidetune.cli.demo import BACKBONE, TASKS, K
-from sidetune.data.named import read_data
+from sidetune.data.sources import read_data
 from sidetune.features import from_named
 from sidetune.measure.machine import birth_certificate
 from sidetune.methods.linear import Linear

@@ -18,8 +18,8 @@ from sidetune.errors import MissingExtra
 if TYPE_CHECKING:
     from sidetune.backbones import Backbone, open_backbone
     from sidetune.contract import check_method
-    from sidetune.data.named import read_data
     from sidetune.data.samples import Samples, Splits
+    from sidetune.data.sources import read_data
     from sidetune.data.transforms import Transform
     from sidetune.export import export_onnx
     from sidetune.features import Features, Need
@@ -74,7 +74,7 @@ __all__ = [
 HOMES = {
     "sidetune.backbones": ("Backbone", "open_backbone"),
     "sidetune.contract": ("check_method",),
-    "sidetune.data.named": ("read_data",),
+    "sidetune.data.sources": ("read_data",),
     "sidetune.data.samples": ("Samples", "Splits"),
     "sidetune.data.transforms": ("Transform",),
     "sidetune.export": ("export_onnx",),

@@ -17,6 +17,7 @@ Wrong values of an argument are a plain `ValueError`. DataWarning (UserWarning):
 or looks like a slip in it.
 """
 
+import difflib
 import reprlib
 from collections.abc import Iterable
 
@@ -83,5 +84,8 @@ def shown(value: object) -> str:
 
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> ValueError:
-    """The error for a name that a registry does not hold; it lists those that it does."""
-    return ValueError(f"unknown {kind} {shown(name)}; known: {', '.join(str(k) for k in known)}")
+    """The error for a name that a registry does not hold; it lists those that it does, the nearest one first."""
+    names = [str(k) for k in known]
+    near = difflib.get_close_matches(str(name)[:100], names, n=1)
+    listed = f"; did you mean {near[0]}? Known: " if near else "; known: "
+    return ValueError(f"unknown {kind} {shown(name)}{listed}{', '.join(names)}")

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, overload
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
 
 from sidetune.backbones import Backbone, open_backbone
 from sidetune.backbones.held import by_autocast, hold
 from sidetune.backbones.prefix import Prefix, check_images
-from sidetune.data.images import open_image
-from sidetune.data.pixels import to_rgb
+from sidetune.data.pictures import One, Picture, Pixels, all_of, as_rgb, is_one
+from sidetune.data.reading import Reading
 from sidetune.data.transforms import Transform
 from sidetune.features import Features
 from sidetune.methods import Method, adaptation, find_method
@@ -24,8 +23,6 @@ from sidetune.tasks.classification import Classification, Prediction
 
 if TYPE_CHECKING:
     from sidetune.train.recipe import Recipe
-
-Picture = str | Path | Image.Image
 
 
 class AdaptedModel(nn.Module):
@@ -132,29 +129,46 @@ class AdaptedModel(nn.Module):
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels, in the order of the logits."""
+        return self.task.classes
+
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is also a sequence of them
-        self, pictures: Picture, *, top: int = 5, batch_size: int = 32
+        self, pictures: One, *, top: int = 5, batch_size: int = 32
     ) -> Prediction: ...
     @overload
     def predict(self, pictures: Sequence[Picture], *, top: int = 5, batch_size: int = 32) -> list[Prediction]: ...
-    @torch.no_grad()
+    @overload
+    def predict(self, pictures: Pixels, *, top: int = 5, batch_size: int = 32) -> Prediction | list[Prediction]: ...
     def predict(
         self, pictures: Picture | Sequence[Picture], *, top: int = 5, batch_size: int = 32
     ) -> Prediction | list[Prediction]:
-        """Labels of pictures (paths or PIL images) with their probabilities. Raises DataError for a bad file."""
-        if isinstance(pictures, (str, Path, Image.Image)):
-            return self.predict([pictures], top=top)[0]
-        was_training, prepare = self.training, self.transform.evaluation()
-        device = self.head.weight.device
-        self.eval()
+        """Labels with their probabilities: one `Prediction` of one picture, a list of several.
+
+        A picture is a path, a PIL image, an array (height, width) or (height, width, 3), or a tensor (3, height,
+        width), of uint8 or of floating-point numbers in 0..1; batches of arrays and tensors, and lists, are several.
+        Raises DataError for a bad file, ValueError for what is no picture.
+        """
+        several = all_of(pictures)
         predictions: list[Prediction] = []
-        for start in range(0, len(pictures), batch_size):
-            batch = [
-                prepare(to_rgb(p) if isinstance(p, Image.Image) else open_image(p))
-                for p in pictures[start : start + batch_size]
-            ]
-            predictions += self.task.predict(self(torch.stack(batch).to(device)), top)
+        for start in range(0, len(several), batch_size):
+            batch = torch.stack([self.prepare(p) for p in several[start : start + batch_size]])
+            predictions += self.label(batch, top=top)
+        return predictions[0] if is_one(pictures) else predictions
+
+    def prepare(self, picture: Picture, *, max_pixels: int | None = None) -> Float[Tensor, "3 height width"]:
+        """A picture, as `predict` takes it, as the model's input. Files of more than `max_pixels` are refused."""
+        reading = Reading(levels=self.transform.levels, max_pixels=max_pixels)
+        return self.transform.evaluation()(as_rgb(picture, reading))
+
+    @torch.no_grad()
+    def label(self, images: Float[Tensor, "batch 3 height width"], *, top: int = 5) -> list[Prediction]:
+        """What `predict` says of images that are prepared already."""
+        was_training = self.training
+        self.eval()
+        predictions = self.task.predict(self(images.to(self.head.weight.device)), top)
         self.train(was_training)
         return predictions
 

@@ -45,7 +45,7 @@ def describe(model: AdaptedModel) -> dict[str, Any]:
             **asdict(model.method),
         },
         "classes": list(model.task.classes),
-        "transform": {"preset": model.transform.preset, "mean": model.transform.mean, "std": model.transform.std},
+        "transform": {name: value for name, value in asdict(model.transform).items() if name != "image_size"},
         "recipe": asdict(model.recipe) if model.recipe else None,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("sidetune", "torch", "timm")},
     }
@@ -85,9 +85,8 @@ def load(
         raise ValueError(f"{folder} was trained at {size}, but the backbone is open at {opened.card.image_size}")
     transform = config["transform"]
     model = adapt(opened, method_from(config["method"]), classes=config["classes"], transform=transform["preset"])
-    model.transform = Transform(
-        preset=transform["preset"], image_size=size, mean=tuple(transform["mean"]), std=tuple(transform["std"])
-    )
+    saved: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in transform.items()}
+    model.transform = Transform(image_size=size, **saved)
     if config["recipe"]:
         model.recipe = Recipe(**{**config["recipe"], "betas": tuple(config["recipe"]["betas"])})
     try:

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
+from sidetune.backbones.checkpoints import check_whole, read_state
 from sidetune.backbones.packaged import PACKAGED, packaged_weights
 
-SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin")
+SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 
 # (width, patch) of the original JAX Vision Transformers -> timm's architecture
 JAX_VITS = {
@@ -57,13 +57,7 @@ def create(name: str, *, architecture: str | None, pretrained: bool) -> nn.Modul
         if pretrained:
             model.load_state_dict({k: v for k, v in packaged_weights(name).items() if k in model.state_dict()})
         return model
-    if not timm.is_model(name):
-        known = [*timm.list_models(), *timm.list_pretrained(), *PACKAGED]
-        near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
-        raise ValueError(
-            f"unknown backbone {name!r}: neither a timm name, nor a packaged one ({', '.join(PACKAGED)}), nor a file "
-            f"ending in {', '.join(SUFFIXES)}" + (f". Near: {', '.join(near)}" if near else "")
-        )
+    check_source(name, architecture)
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as e:  # the hub's client has many error types and no common base
@@ -75,15 +69,37 @@ def create(name: str, *, architecture: str | None, pretrained: bool) -> nn.Modul
         ) from e
 
 
+def check_source(name: str, architecture: str | None) -> None:
+    """Raises ValueError for a name that nothing has, or a file that does not say what it is of, and FileNotFoundError;
+    fetches and reads nothing."""
+    if is_file(name):
+        check_whole(Path(name))
+        if architecture is not None and not timm.is_model(architecture):
+            near = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.5)
+            hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists those that exist"
+            raise ValueError(f"unknown architecture {architecture!r}; {hint}")
+        if architecture is None and not name.endswith(".npz"):
+            raise ValueError(
+                f"pass architecture='...' (--set architecture=...), a timm name: {Path(name).name} does not say which "
+                f"network it fits"
+            )
+        return
+    base, _, tag = name.partition(".")
+    if name in PACKAGED or (timm.is_model(name) and (not tag or timm.models.is_model_pretrained(name))):
+        return
+    known = [*timm.list_models(), *timm.list_pretrained(), *PACKAGED]
+    tagged = [known for known in timm.list_pretrained() if known.startswith(f"{base}.")] if tag else []
+    near = difflib.get_close_matches(name, tagged or known, n=5, cutoff=0.4)
+    raise ValueError(
+        f"unknown backbone {name!r}: neither a timm name, nor a packaged one ({', '.join(PACKAGED)}), nor a file "
+        f"ending in {', '.join(SUFFIXES)}" + (f". Near: {', '.join(near)}" if near else "")
+    )
+
+
 def from_file(path: Path, architecture: str | None) -> nn.Module:
     """Weights of timm (safetensors or torch), or of the original JAX ViT (npz). Never unpickles code."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file at {path}")
-    architecture = architecture or (jax_architecture(path) if path.suffix == ".npz" else None)
-    if architecture is None:
-        raise ValueError(f"pass architecture='...' (a timm name): {path.name} does not say which network it fits")
-    if not timm.is_model(architecture):
-        raise ValueError(f"unknown architecture {architecture!r}; timm.list_models() lists those that exist")
+    check_source(str(path), architecture)
+    architecture = architecture or jax_architecture(path)
     model = timm.create_model(architecture, num_classes=0)
     try:
         if path.suffix == ".npz":
@@ -97,11 +113,11 @@ def from_file(path: Path, architecture: str | None) -> nn.Module:
 
 def load_checked(model: nn.Module, path: Path) -> None:
     """Load a state dict, renamed by timm where it is the original authors'; a tensor that is missing is an error."""
-    state = load_state_dict(str(path))
+    own = model.state_dict()
+    state = read_state(path, own)
     rename = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if rename is not None:
         state = rename(state, model)
-    own = model.state_dict()
     if missing := [name for name in own if name not in state and not name.endswith("num_batches_tracked")]:
         raise ValueError(f"{len(missing)} of {len(own)} tensors are missing, such as {', '.join(missing[:3])}")
     model.load_state_dict({**own, **{name: state[name] for name in own if name in state}})

@@ -34,7 +34,7 @@ def ablate_command(
 ) -> None:
     """Train variants of a method side by side: accuracy and peak memory against what varies."""
     from sidetune.atomic import write_text
-    from sidetune.cli.choices import Setup, changed, opened, parse
+    from sidetune.cli.choices import Setup, changed, check_names, opened, parse
     from sidetune.cli.compare import fresh, show
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import progress
@@ -52,8 +52,9 @@ def ablate_command(
         recipe = replace(recipe, lr=None) if lr == "auto" else changed(recipe, {"lr": lr})
     own = varied(study) if ":" in study else None
     variants = find_study(study) if own is None else lambda _: own
+    check_names(backbone, setup)
     with progress() as report:
-        splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
+        splits = read_checked(data, report, setup, skip_bad=skip_bad)
         out = fresh(out or Path(f"ablate-{splits.name}-{study.partition('=')[0].replace(':', '-')}"), overwrite)
         network = opened(backbone, setup)
         methods = {label: changed(method, choices.method) for label, method in variants(network).items()}
@@ -81,11 +82,11 @@ def ablate_command(
 
 def varied(text: str) -> Mapping[str, Method]:
     """`dtl+:rank=1,2,4` -> the variants by value. Raises ValueError for another form, or unknown names."""
-    from sidetune.cli.choices import changed
+    from sidetune.cli.choices import changed, several
     from sidetune.methods import find_method
 
     name, _, rest = text.partition(":")
     choice, equals, values = rest.partition("=")
     if not equals or not values:
         raise ValueError(f"a study of your own is METHOD:CHOICE=VALUE,VALUE,... (dtl+:rank=1,2,4), got {text!r}")
-    return {value: changed(find_method(name), {choice: value}) for value in values.split(",")}
+    return {value: changed(find_method(name), {choice: value}) for value in several(values)}

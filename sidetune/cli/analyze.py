@@ -24,7 +24,7 @@ def analyze_command(
     ],
     data: Annotated[str, typer.Argument(help="Labelled images, as `sidetune evaluate` takes them.")],
     part: Annotated[
-        str | None, typer.Option(help="train, val or test, where the data has parts; test if not given.")
+        str | None, typer.Option(help="train, val, test or any folder beside these, where the data has parts.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the result file and the pictures.")] = Path("analysis"),
     backbone: BackboneFile = None,

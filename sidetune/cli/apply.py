@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidetune.cli.options import JSON, SkipBad
+from sidetune.cli.options import JSON, MaxPixels, SkipBad
+from sidetune.data.names import printable
 from sidetune.errors import DataError
 
 if TYPE_CHECKING:
     from sidetune.data.samples import Samples
     from sidetune.model import AdaptedModel
+    from sidetune.tasks.classification import Prediction
 
 Model = Annotated[Path, typer.Argument(help="Folder of a saved model (the output folder of `sidetune fit`).")]
 Force = Annotated[bool, typer.Option("--force", help="Load although the backbone's weights are not those trained on.")]
@@ -36,22 +39,25 @@ def evaluate_command(
         str | None, typer.Argument(help="Labelled images; those the model was trained on if not given.")
     ] = None,
     part: Annotated[
-        str | None, typer.Option(help="train, val or test, where the data has parts; test if not given.")
+        str | None, typer.Option(help="train, val, test or any folder beside these, where the data has parts.")
     ] = None,
     backbone: BackboneFile = None,
     force: Force = False,
     skip_bad: SkipBad = False,
+    max_pixels: MaxPixels = None,
     as_json: JSON = False,
 ) -> None:
     """Score a model on labelled images: a folder of classes is taken whole, one with parts by its test part."""
-    from sidetune.cli.data import checked
+    from sidetune.cli.data import checked, notes_afterwards
     from sidetune.cli.progress import progress
     from sidetune.train.evaluate import evaluate
 
     loaded = open_model(model, backbone, force)
     with progress() as report:
-        name, samples = labelled(model, loaded, data, part)
-        score = evaluate(loaded, checked(samples, report, skip_bad=skip_bad))
+        with notes_afterwards():
+            name, samples = labelled(model, loaded, data, part, max_pixels)
+            samples = checked(samples, report, skip_bad=skip_bad)
+        score = evaluate(loaded, samples)
     if as_json:
         result = {
             "data": name,
@@ -64,25 +70,27 @@ def evaluate_command(
         print(f"{name}: accuracy {100 * score.accuracy:.2f} % ({score.num_correct:,} of {score.num_images:,})")
 
 
-def labelled(folder: Path, model: AdaptedModel, data: str | None, part: str | None) -> tuple[str, Samples]:
+def labelled(
+    folder: Path, model: AdaptedModel, data: str | None, part: str | None, max_pixels: int | None = None
+) -> tuple[str, Samples]:
     """What to score on, and what it is called. A folder the model's run was split from is split the same way again."""
-    from sidetune.data.folders import PARTS, read_folder
-    from sidetune.data.named import NAMED, read_data
+    from sidetune.data.reading import Reading
+    from sidetune.data.sources import read_scored
 
     record = folder / "run" / "result.json"
-    trained_on = json.loads(record.read_text())["data"] if record.exists() else None
-    source = data or trained_on
+    run: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    source = data or run.get("data")
     if source is None:
         raise DataError(f"{folder} does not say what it was trained on; name the images to score on")
-    path = Path(source)
-    has_parts = source in NAMED or any((path / n).exists() for names in PARTS.values() for n in names)
-    if has_parts or part or (trained_on and path.exists() and str(path.resolve()) == trained_on):
-        parts = read_data(source, tune=part == "val").parts()
-        part = part or ("test" if "test" in parts else "val")
-        if part not in parts:
-            raise DataError(f"{source} has no part {part!r}; it has {', '.join(parts)}")
-        return f"{source} ({part})", parts[part]
-    return source, read_folder(path, model.task.classes)
+    is_same = Path(source).exists() and str(Path(source).resolve()) == run.get("data")
+    return read_scored(
+        source,
+        model.classes,
+        part=part,
+        layout=run.get("layout", "auto") if is_same else "auto",
+        split=is_same,
+        reading=Reading(levels=model.transform.levels, max_pixels=max_pixels),
+    )
 
 
 def predict_command(
@@ -92,34 +100,44 @@ def predict_command(
     backbone: BackboneFile = None,
     force: Force = False,
     skip_bad: SkipBad = False,
+    max_pixels: MaxPixels = None,
     as_json: JSON = False,
 ) -> None:
     """Label images."""
-    from sidetune.cli.progress import ERR
-    from sidetune.data.folders import images_under
-    from sidetune.data.images import open_image
+    from sidetune.data.files import images_under
 
     paths = [found for given in images for found in (images_under(given) if given.is_dir() else [given])]
     if not paths:
         raise DataError(f"no images in {', '.join(map(str, images))}")
     loaded = open_model(model, backbone, force)
-    good = []
-    for path in paths:
-        try:
-            open_image(path)
-        except DataError as e:
-            if not skip_bad:
-                raise
-            ERR.print(f"skipped: {e}", style="yellow", markup=False)
-        else:
-            good.append(path)
-    predictions = loaded.predict(good, top=top)
+    predictions = dict(predicted(loaded, paths, top=top, skip_bad=skip_bad, max_pixels=max_pixels))
     if as_json:
-        rows = [{"image": str(p), "top": [list(t) for t in q.top]} for p, q in zip(good, predictions, strict=True)]
+        rows = [{"image": printable(path), "top": [list(t) for t in found.top]} for path, found in predictions.items()]
         print(json.dumps(rows, ensure_ascii=False))
         return
-    for path, prediction in zip(good, predictions, strict=True):
-        print(f"{path}: " + ", ".join(f"{label} {probability:.1%}" for label, probability in prediction.top))
+    for path, found in predictions.items():
+        print(f"{printable(path)}: " + ", ".join(f"{label} {probability:.1%}" for label, probability in found.top))
+
+
+def predicted(
+    model: AdaptedModel, paths: Sequence[Path], *, top: int, skip_bad: bool, max_pixels: int | None, at_once: int = 32
+) -> Iterator[tuple[Path, Prediction]]:
+    """Files with their labels; bad ones raise DataError, or are left out and named."""
+    import torch
+
+    from sidetune.cli.progress import ERR
+
+    for start in range(0, len(paths), at_once):
+        prepared = {}
+        for path in paths[start : start + at_once]:
+            try:
+                prepared[path] = model.prepare(path, max_pixels=max_pixels)
+            except DataError as e:
+                if not skip_bad:
+                    raise DataError(f"{e}\nRemove it, or leave such images out with --skip-bad") from e
+                ERR.print(f"skipped: {e}", style="yellow", markup=False)
+        if prepared:
+            yield from zip(prepared, model.label(torch.stack(list(prepared.values())), top=top), strict=True)
 
 
 def export_command(

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
+from sidetune.data.layout import Layout
+from sidetune.data.reading import Levels, Reading
 from sidetune.errors import unknown
 
 if TYPE_CHECKING:
@@ -29,6 +31,16 @@ class Setup:
     std: tuple[float, ...] | None = None
     tune: bool = False
     """With data in VTAB-1k's form: train on 800 images and validate on 200, rather than train on all."""
+    layout: Layout = "auto"
+    """What the folders of an image folder are, where their names leave it open: parts, or classes."""
+    levels: Levels | None = None
+    """The values of black and of white in pictures of more than 8 bits."""
+    max_pixels: int | None = None
+    """Of the largest picture."""
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(levels=self.levels, max_pixels=self.max_pixels)
 
 
 def opened(backbone: str, setup: Setup) -> Backbone:
@@ -38,6 +50,24 @@ def opened(backbone: str, setup: Setup) -> Backbone:
     return open_backbone(
         backbone, image_size=setup.image_size, architecture=setup.architecture, mean=setup.mean, std=setup.std
     )
+
+
+def several(names: str) -> list[str]:
+    """`a, b` -> the names, none twice. Raises ValueError if there is none."""
+    found = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    if not found:
+        raise ValueError(f"expected names with commas between, got {names!r}")
+    return found
+
+
+def check_names(backbone: str, setup: Setup) -> None:
+    """Raises ValueError for a backbone or a transform that does not exist, before anything is read or fetched."""
+    from sidetune.backbones.weights import check_source
+    from sidetune.data.transforms import PRESETS
+
+    check_source(backbone, setup.architecture)
+    if setup.transform not in PRESETS:
+        raise unknown("transform", setup.transform, PRESETS)
 
 
 @dataclass(frozen=True)
@@ -82,11 +112,18 @@ def convert(name: str, text: str, hint: Any) -> Any:
         value = {"true": True, "false": False, "none": None}.get(text.lower(), ast.literal_eval(text))
     except (ValueError, SyntaxError):
         value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    if isinstance(value, int) and not isinstance(value, bool) and not fits(value, hint) and fits(float(value), hint):
-        value = float(value)
+    if not fits(value, hint) and fits(with_point(value), hint):
+        value = with_point(value)
     if not fits(value, hint):
         raise ValueError(f"{name} must be {describe(hint)}, got {text!r}")
     return value
+
+
+def with_point(value: Any) -> Any:
+    """Whole numbers, also inside a tuple, as floating-point ones."""
+    if isinstance(value, tuple):
+        return tuple(map(with_point, value))
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def fits(value: Any, hint: Any) -> bool:

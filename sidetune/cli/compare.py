@@ -33,7 +33,7 @@ def compare_command(
     as_json: JSON = False,
 ) -> None:
     """Train methods side by side: accuracy, trained parameters, peak memory, seconds."""
-    from sidetune.cli.choices import Setup, changed, opened, parse
+    from sidetune.cli.choices import Setup, changed, check_names, opened, parse, several
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import progress
     from sidetune.cli.search import with_rates
@@ -46,7 +46,7 @@ def compare_command(
     choices = parse(settings)
     if choices.method:
         raise ValueError("method choices differ from method to method; register a preset of your own to compare it")
-    setup, recipe, names, rates = Setup(), Recipe(), methods.split(","), None
+    setup, recipe, names, rates = Setup(), Recipe(), several(methods), None
     if recipe_name is None:
         chosen = {name: find_method(name) for name in names}
     else:
@@ -60,10 +60,12 @@ def compare_command(
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     if lr is not None:
         recipe = replace(recipe, lr=None) if lr == "auto" else changed(recipe, {"lr": lr})
+    backbone = backbone or DEFAULT_BACKBONE
+    check_names(backbone, setup)
     with progress() as report:
-        splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
+        splits = read_checked(data, report, setup, skip_bad=skip_bad)
         out = fresh(out or Path(f"compare-{splits.name}"), overwrite)
-        network = opened(backbone or DEFAULT_BACKBONE, setup)
+        network = opened(backbone, setup)
         if lr == "auto":
             chosen = with_rates(network, chosen, recipe, splits, setup.transform, report, rates)
         comparison, models = compare(

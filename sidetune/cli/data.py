@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sidetune.cli.choices import Setup
 from sidetune.cli.progress import ERR, Lines
 from sidetune.data.check import check_images, summary
-from sidetune.data.named import read_data
 from sidetune.data.samples import Samples, Splits
+from sidetune.data.sources import read_data
+from sidetune.errors import DataWarning
 
 
-def read_checked(source: str, report: Lines, *, skip_bad: bool, tune: bool) -> Splits:
+def read_checked(source: str, report: Lines, setup: Setup, *, skip_bad: bool, tune: bool | None = None) -> Splits:
     """All parts of a data set with every image decoded once; bad ones raise, or are left out and named."""
-    splits = read_data(source, tune=tune)
-    parts = {part: checked(samples, report, skip_bad=skip_bad) for part, samples in splits.parts().items()}
-    splits = Splits(name=splits.name, train=parts["train"], val=parts.get("val"), test=parts.get("test"))
-    counts = ", ".join(f"{len(samples):,} {part}" for part, samples in splits.parts().items())
-    ERR.print(f"{splits.name}: {counts} images of {len(splits.train.classes)} classes")
+    with notes_afterwards():
+        splits = read_data(
+            source,
+            tune=setup.tune if tune is None else tune,
+            layout=setup.layout,
+            reading=setup.reading,
+            skip_bad=skip_bad,
+        )
+        train = splits.train
+        splits = splits.mapped(lambda s: checked(s, report, skip_bad=skip_bad, all_classes=s is train))
+        counts = ", ".join(f"{len(samples):,} {part}" for part, samples in splits.parts().items())
+        total = sum(len(samples) for samples in splits.parts().values())
+        ERR.print(
+            f"{splits.name}: {counts} images of {len(splits.train.classes)} classes ({total:,} in all)", markup=False
+        )
     return splits
 
 
-def checked(samples: Samples, report: Lines, *, skip_bad: bool) -> Samples:
-    good, bad = check_images(samples, skip_bad=skip_bad, progress=report.images)
+def checked(samples: Samples, report: Lines, *, skip_bad: bool, all_classes: bool = False) -> Samples:
+    good, bad = check_images(samples, skip_bad=skip_bad, all_classes=all_classes, progress=report.images)
     if bad:
         ERR.print(f"skipped: {summary(bad)}", style="yellow", markup=False)
     return good
+
+
+@contextmanager
+def notes_afterwards() -> Iterator[None]:
+    """What there is to say of the data is said together at the end, before an error too."""
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DataWarning)
+            yield
+    finally:
+        for note in caught:
+            warnings.warn_explicit(note.message, note.category, note.filename, note.lineno)

@@ -34,7 +34,7 @@ def demo_command(
     from sidetune.cli.compare import fresh, show
     from sidetune.cli.pair import DEVICE, train_on_device
     from sidetune.cli.progress import ERR, progress
-    from sidetune.data.named import read_data
+    from sidetune.data.sources import read_data
     from sidetune.measure.compare import compare
     from sidetune.measure.report import write_report
     from sidetune.methods import find_method

@@ -25,7 +25,7 @@ def extract_command(
     """Compute features once; `sidetune fit --store` then trains from them without running the frozen half."""
     import torch
 
-    from sidetune.cli.choices import Setup, changed, opened, parse
+    from sidetune.cli.choices import Setup, changed, check_names, opened, parse, several
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import ERR, progress
     from sidetune.methods import find_method
@@ -38,11 +38,13 @@ def extract_command(
     choices = parse(settings)
     setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
     recipe = replace(recipe, views=views)
+    names = several(methods)
+    chosen = [changed(find_method(name), choices.method) for name in names]
+    check_names(backbone, setup)
     with progress() as report:
-        splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
+        splits = read_checked(data, report, setup, skip_bad=skip_bad)
         network = opened(backbone, setup)
-        names, classes = methods.split(","), splits.train.classes
-        chosen = [changed(find_method(name), choices.method) for name in names]
+        classes = splits.train.classes
         models = [adapt(network, method, classes=classes, transform=setup.transform) for method in chosen]
         if unfrozen := [name for name, model in zip(names, models, strict=True) if model.prefix is None]:
             raise ValueError(f"no block is frozen under {', '.join(unfrozen)}, so there are no features to store")

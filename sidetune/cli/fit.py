@@ -39,7 +39,7 @@ def fit_command(
     as_json: JSON = False,
 ) -> None:
     """Fine-tune a backbone on your images and score it on the test images."""
-    from sidetune.cli.choices import changed, opened, parse
+    from sidetune.cli.choices import changed, check_names, opened, parse
     from sidetune.cli.data import read_checked
     from sidetune.cli.named import asked
     from sidetune.cli.plan import parse_bytes
@@ -67,8 +67,9 @@ def fit_command(
         del choices.method[name]
     chosen_method = changed(start.method, choices.method)
 
+    check_names(start.backbone, setup)
     with progress() as report:
-        splits = read_checked(data, report, skip_bad=skip_bad, tune=setup.tune)
+        splits = read_checked(data, report, setup, skip_bad=skip_bad)
         out = out or Path("runs") / f"{splits.name}-{start.preset}"
         network = opened(start.backbone, setup)
         chosen_method = prepare(
@@ -131,6 +132,7 @@ def fit_command(
         "seconds": sum(e.seconds for e in done.history) + done.features_seconds,
         "precision": done.precision,
         "data": str(Path(data).resolve()) if Path(data).exists() else data,
+        "layout": setup.layout,
         "model": describe(model),
     }
     (out / "run" / "result.json").write_text(json.dumps(result, indent=1))

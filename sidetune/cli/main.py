@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -24,7 +25,7 @@ from sidetune.cli import (
     serve,
     sizes,
 )
-from sidetune.errors import Interrupted, MissingExtra, SidetuneError
+from sidetune.errors import DataWarning, Interrupted, MissingExtra, SidetuneError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -73,7 +74,10 @@ def main() -> None:
     """Run the command line. What a user can mend is one message without a traceback; our own slips keep theirs."""
     console = Console(stderr=True)
     try:
-        app()
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", DataWarning)
+            warnings.showwarning = say
+            app()
     except ModuleNotFoundError as e:
         if (e.name or "").startswith("sidetune"):
             raise
@@ -82,6 +86,11 @@ def main() -> None:
         fail(console, e, STOPPED)
     except (SidetuneError, ValueError, OSError) as e:
         fail(console, e, WRONG)
+
+
+def say(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning, as a user of the command line reads it."""
+    Console(stderr=True).print(f"note: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def fail(console: Console, error: BaseException, status: int) -> None:

@@ -32,7 +32,7 @@ def measure_command(
     import torch
 
     from sidetune.backbones import open_backbone
-    from sidetune.cli.choices import Setup, changed, parse
+    from sidetune.cli.choices import Setup, changed, parse, several
     from sidetune.cli.progress import ERR
     from sidetune.measure.costs import cost, save_costs
     from sidetune.measure.plots import plot_memory
@@ -42,14 +42,15 @@ def measure_command(
 
     choices = parse(settings)
     setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
+    presets = {name: find_method(name) for name in several(methods)}
     shape = setup.architecture or backbone  # costs are those of the shape, whatever the weights
     device = best_device()
     with torch.device("cpu" if time else "meta"):
         opened = open_backbone(shape, image_size=setup.image_size, pretrained=False)
     rows: list[Cost] = []
-    for name in methods.split(","):
+    for name, preset in presets.items():
         for label, change in values_of(sweep):
-            method = changed(changed(find_method(name), choices.method), change)
+            method = changed(changed(preset, choices.method), change)
             rows.append(cost(f"{name}{label}", opened, method, num_classes, recipe, device, timed=time))
             ERR.print(f"{rows[-1].method}: {rows[-1].memory.peak / 2**20:,.0f} MiB")
     out.mkdir(parents=True, exist_ok=True)
@@ -66,10 +67,12 @@ def values_of(sweep: str | None) -> list[tuple[str, dict[str, str]]]:
     """`rank=1,2` -> what is added to a method's name, and the change. Raises ValueError for another form."""
     if sweep is None:
         return [("", {})]
+    from sidetune.cli.choices import several
+
     name, equals, values = sweep.partition("=")
     if not equals or not values:
         raise ValueError(f"--sweep takes NAME=VALUE,VALUE,..., got {sweep!r}")
-    return [(f" {name}={value}", {name: value}) for value in values.split(",")]
+    return [(f" {name}={value}", {name: value}) for value in several(values)]
 
 
 def show(rows: list[Cost]) -> None:

@@ -10,7 +10,7 @@ BACKBONE_HELP = (
     "A timm name, a packaged name (vit_small_patch14_dinov2.saliency, tf_efficientnet_lite0.pypi), or a file."
 )
 DEFAULT_BACKBONE = "vit_base_patch16_224.augreg_in21k"
-SET_HELP = "method.NAME=VALUE, recipe.NAME=VALUE, or image_size=, transform=, architecture=, tune=. Repeatable."
+SET_HELP = "method.NAME=VALUE, recipe.NAME=VALUE, or image_size=, transform=, levels= ... Repeatable."
 
 Backbone = Annotated[str, typer.Option(help=BACKBONE_HELP)]
 RecipesBackbone = Annotated[
@@ -24,6 +24,7 @@ EachRate = Annotated[
 Set = Annotated[list[str], typer.Option("--set", help=SET_HELP, metavar="NAME=VALUE")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and say which.")]
+MaxPixels = Annotated[int | None, typer.Option(help="Pixels of the largest picture; 179 million by default.", min=1)]
 MemoryBudget = Annotated[
     str | None, typer.Option(help="Find the fastest way to train that stays within it, e.g. 2GiB.", metavar="SIZE")
 ]

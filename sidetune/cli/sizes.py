@@ -36,7 +36,7 @@ def search_command(
 ) -> None:
     """Train a supernet, search its sub-networks on validation images, and say how to train the best one."""
     from sidetune.atomic import write_text
-    from sidetune.cli.choices import changed, opened, parse
+    from sidetune.cli.choices import changed, check_names, opened, parse
     from sidetune.cli.data import read_checked
     from sidetune.cli.named import asked
     from sidetune.cli.progress import progress
@@ -52,8 +52,9 @@ def search_command(
     supernets = replace(start.recipe, epochs=epochs, warmup_epochs=None, lr=SUPERNET_LR)
     supernets = changed(supernets, choices.recipe)
     chosen = changed(start.method, choices.method)
+    check_names(start.backbone, setup)
     with progress() as report:
-        splits = read_checked(data, report, skip_bad=skip_bad, tune=True)
+        splits = read_checked(data, report, setup, skip_bad=skip_bad, tune=True)
         train, val = splits.train, splits.val
         if val is None:
             train, val = split_off(train, SHARE_FOR_VALIDATION, supernets.seed)

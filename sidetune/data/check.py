@@ -45,8 +45,8 @@ def check_images(
     """Decode every image once. Returns the samples that can be used and what was wrong with the others.
 
     Warns of pictures that are read in a way their owner may not expect: of many pages, of more than 8 bits. Raises
-    DataError naming the bad images, unless they are to be skipped; and if skipping them empties a class, where there must
-    be `all_classes` as in training.
+    DataError naming the bad images, unless they are to be skipped; and if skipping them empties a class where
+    `all_classes` are needed, as in training.
     """
     if isinstance(samples.images, np.ndarray):
         return samples, []

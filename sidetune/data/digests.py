@@ -73,26 +73,28 @@ def tail_of(path: Path) -> bytes:
 
 def warn_of_repeats(splits: Splits) -> None:
     """Say which pictures stand in two parts, under two classes, or twice under one, byte for byte."""
-    place = {
-        Path(path): (part, samples.classes[label])
-        for part, samples in splits.parts().items()
-        for path, label in zip(samples.images, samples.labels, strict=True)
-        if isinstance(path, Path)
-    }
+    places: dict[Path, list[tuple[str, str]]] = defaultdict(list)
+    for part, samples in splits.parts().items():
+        for path, label in zip(samples.images, samples.labels, strict=True):
+            places[path].append((part, samples.classes[label]))
+    groups = same_bytes(places)
+    grouped = {path for group in groups for path in group}
+    groups += [[path] for path, stands in places.items() if len(stands) > 1 and path not in grouped]
     leaks, torn, twice = [], [], []
-    for group in same_bytes(place):
-        parts, classes = ({place[path][i] for path in group} for i in range(2))
+    for group in groups:
+        parts, classes = zip(*(place for path in group for place in places[path]), strict=True)
         told = " = ".join(str(Path(*path.parts[-3:])) for path in group[:3])
-        if len(classes) > 1:
+        if len(set(classes)) > 1:
             torn.append(told)
-        if len(parts) > 1:
+        if len(set(parts)) > 1:
             leaks.append(told)
-        elif len(classes) == 1:
+        elif len(set(classes)) == 1:
             twice.append(told)
     for found, what in (
-        (leaks, "pictures stand in several parts, so that what is scored on was trained on or chosen by"),
-        (torn, "pictures stand under several classes"),
-        (twice, "pictures stand several times in one part"),
+        (leaks, "in several parts, so that what is scored on was trained on or chosen by"),
+        (torn, "under several classes"),
+        (twice, "several times in one part"),
     ):
         if found:
-            warnings.warn(f"{splits.name}: {len(found):,} {what}: {named(found)}", DataWarning, stacklevel=3)
+            told = f"{len(found):,} identical pictures (the same bytes) stand {what}"
+            warnings.warn(f"{splits.name}: {told}: {named(found)}", DataWarning, stacklevel=3)

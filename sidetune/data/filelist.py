@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidetune.data.names import find, named, shown
+from sidetune.data.names import find, named, printable
 from sidetune.data.samples import Samples, Splits
 from sidetune.errors import DataError, DataWarning
 
@@ -70,7 +70,7 @@ def read_list(
 
 
 def report_missing(path: Path, root: Path, missing: list[Line], *, skip: bool) -> None:
-    lines = named([f"line {line.number} ({shown(line.name)})" for line in missing])
+    lines = named([f"line {line.number} ({printable(line.name)})" for line in missing])
     told = f"{path} names {len(missing):,} files that are not under {root}: {lines}"
     if not skip:
         raise DataError(f"{told}; correct the list, or leave them out with --skip-bad (skip_bad=True)")
@@ -85,7 +85,7 @@ def lines_of(path: Path) -> Iterator[Line]:
         elif text.strip() and not text.lstrip().startswith("#") and not (number == 1 and is_heading(text)):
             raise DataError(
                 f"{path}, line {number}: expected 'path label' with a label of 0 or more, and white space, a comma "
-                f"or a semicolon between, got {shown(text[:200])!r}"
+                f"or a semicolon between, got {printable(text[:200])!r}"
             )
 
 
@@ -127,4 +127,4 @@ def read_vtab(root: str | Path, *, tune: bool = False, skip_missing: bool = Fals
         read_list(root / name, num_classes=len(train.classes), first=first, skip_missing=skip_missing)
         for name in names[1:]
     )
-    return Splits(name=shown(root.resolve().name), train=train, val=val[0] if val else None, test=test)
+    return Splits(name=printable(root.resolve().name), train=train, val=val[0] if val else None, test=test)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from sidetune.data.names import named
-from sidetune.errors import DataError
+from sidetune.data.names import named, printable
+from sidetune.errors import DataError, DataWarning
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .avif .avifs .gif .bmp .dib .tif .tiff .jp2 .j2k .jpx .jpf .jpc "
@@ -53,7 +54,8 @@ class PassedOver:
         """A sentence for each kind."""
         said = []
         if self.by_suffix:
-            kinds = ", ".join(f"{count:,} {kind}" for kind, count in self.by_suffix.most_common(8))
+            largest = sorted(self.by_suffix.items(), key=lambda kind: (-kind[1], kind[0]))[:8]
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in largest)
             more = ", ..." if len(self.by_suffix) > 8 else ""
             heif = " (pip install pillow-heif, and .heic is read)" if HEIF & self.by_suffix.keys() else ""
             said.append(f"passed over {self.by_suffix.total():,} files that are no images here: {kinds}{more}{heif}")
@@ -185,8 +187,16 @@ def leads_up(link: Path) -> bool:
 
 
 def images_under(folder: Path) -> list[Path]:
-    """The images of a folder at any depth, in order."""
-    return Finder().find([folder])[folder]
+    """The images of a folder at any depth, in order. Warns of what is passed over."""
+    finder = Finder()
+    images = finder.find([folder])[folder]
+    tell(folder, finder.passed.told())
+    return images
+
+
+def tell(folder: Path, notes: Iterable[str]) -> None:
+    for note in notes:
+        warnings.warn(f"{printable(folder)}: {note}", DataWarning, stacklevel=4)
 
 
 def holds_images(folder: Path) -> bool:

@@ -5,18 +5,17 @@ Read without PyTorch and without opening an image, for the small device reads th
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from sidetune.data.files import HEIF, UNREAD, Finder, folders_in, images_in
+from sidetune.data.files import HEIF, UNREAD, Finder, folders_in, images_in, tell
 from sidetune.data.layout import Layout, check_level, parts_of
-from sidetune.data.names import class_name, named, numbered, shown
+from sidetune.data.names import class_name, named, numbered, printable
 from sidetune.data.samples import Samples, Splits, split_off
-from sidetune.errors import DataError, DataWarning
+from sidetune.errors import DataError
 
 VAL, TEST = 0.1, 0.2
 """Shares of each class that are split off where a folder has no parts."""
@@ -42,35 +41,42 @@ def read_folder(root: str | Path, classes: tuple[str, ...] | None = None, layout
 
 
 def read_splits(
-    root: str | Path, *, val: float = VAL, test: float = TEST, seed: int = 0, layout: Layout = "auto"
+    root: str | Path,
+    *,
+    val: float = VAL,
+    test: float = TEST,
+    seed: int = 0,
+    layout: Layout = "auto",
+    classes: tuple[str, ...] | None = None,
 ) -> Splits:
     """Read `root` as train/val/test folders, or split one folder of classes by the given fractions of each class.
 
     Beside a `train` folder, a missing `val` is split off the training images and a missing `test` stays missing; so
     does one of pictures without classes, which can be predicted but not scored. `layout` decides where names leave open
-    whether folders are parts or classes. Warns of what is passed over; raises DataError for what cannot be used.
+    whether folders are parts or classes; with `classes` given (a trained model's), labels follow these. Warns of what
+    is passed over; raises DataError for what cannot be used.
     """
     root = existing(root)
-    parts = parts_of(root, layout)
+    parts = parts_of(root, layout, classes)
     if parts is None:
-        rest, test_samples = split_off(read_folder(root, layout=layout), test, seed)
+        rest, test_samples = split_off(read_folder(root, classes, layout), test, seed)
         train, val_samples = split_off(rest, val / (1 - test), seed)
         tell(root, lonely(train, val_samples))
-        return Splits(name=shown(root.resolve().name), train=train, val=some(val_samples), test=some(test_samples))
+        return Splits(name=printable(root.resolve().name), train=train, val=some(val_samples), test=some(test_samples))
     folders = {part: class_folders(folder, may_lack=part != "train") for part, folder in parts.items()}
     finder = Finder()
     found = finder.find(folder for inner in folders.values() for folder in inner)
     by_part = {part: {folder: found[folder] for folder in inner} for part, inner in folders.items()}
-    if layout == "auto":
+    if classes is None and layout == "auto":
         check_level(parts["train"], by_part["train"], "parts")
-    train = labelled(parts["train"], by_part.pop("train"))
+    train = labelled(parts["train"], by_part.pop("train"), classes)
     others = {part: scored(parts[part], of_part, train.classes) for part, of_part in by_part.items()}
     if (given := others.get("val")) is None:
         train, split = split_off(train, val, seed)
         tell(root, lonely(train, split))
         given = some(split)
     tell(root, finder.passed.told())
-    return Splits(name=shown(root.resolve().name), train=train, val=given, test=others.get("test"))
+    return Splits(name=printable(root.resolve().name), train=train, val=given, test=others.get("test"))
 
 
 def existing(root: str | Path) -> Path:
@@ -122,10 +128,8 @@ def scored(root: Path, found: Found, classes: tuple[str, ...]) -> Samples | None
         return None
     if not {class_name(folder) for folder, images in found.items() if images} & numbered(classes).keys():
         why = f"no folder in it is one of {named(classes)}, so that nothing is scored on them"
-        tell(
-            root,
-            [f"its {num_images:,} images have no labels ({why}); `sidetune predict MODEL {shown(root)}` labels them"],
-        )
+        hint = f"`sidetune predict MODEL {printable(root)}` labels them"
+        tell(root, [f"its {num_images:,} images have no labels ({why}); {hint}"])
         return None
     return labelled(root, found, classes)
 
@@ -149,12 +153,7 @@ def holds_unread(folder: Path) -> bool:
 
 def describe_others(folder: Path) -> str:
     """What a folder holds instead of images, for messages."""
-    kinds = Counter(p.suffix.lower() or shown(p.name) for p in folder.rglob("*") if p.is_file())
+    kinds = Counter(p.suffix.lower() or printable(p.name) for p in folder.rglob("*") if p.is_file())
     if not kinds:
         return "it is empty"
     return "it holds " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4))
-
-
-def tell(root: Path, notes: Iterable[str]) -> None:
-    for note in notes:
-        warnings.warn(f"{shown(root)}: {note}", DataWarning, stacklevel=4)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from sidetune.data.names import shown
+from sidetune.data.names import printable
 from sidetune.data.pixels import extent_of, is_deep, levels_of, to_rgb, values_of
 from sidetune.data.reading import Levels, Reading
 from sidetune.errors import DataError
@@ -74,8 +74,8 @@ def read_image(path: str | Path, reading: Reading | None = None) -> Read:
             levels, extent = depth_of(image, reading)
             if is_cut and brightest(image) < UPPER_ONLY:
                 raise DataError(
-                    f"{shown(path)} has 16 bits a colour and uses the lowest 12 at most, which Pillow does not give; "
-                    f"save it with 8 bits, or stretched to 16"
+                    f"{printable(path)} has 16 bits a colour and uses the lowest 12 at most, which Pillow does not "
+                    f"give; save it with 8 bits, or stretched to 16"
                 )
             picture = to_rgb(image, levels)
             turned = UPRIGHT.get(orientation_of(image))
@@ -88,13 +88,13 @@ def read_image(path: str | Path, reading: Reading | None = None) -> Read:
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"no image at {shown(path)}") from None
+        raise DataError(f"no image at {printable(path)}") from None
     except UnidentifiedImageError:
-        raise DataError(f"{shown(path)} is not an image that can be read") from None
+        raise DataError(f"{printable(path)} is not an image that can be read") from None
     except Image.DecompressionBombError as e:
         raise too_large(path, str(e), allowed) from None
     except Exception as e:  # decoders of damaged files raise nearly anything
-        raise DataError(f"{shown(path)} is damaged or cannot be read: {e or type(e).__name__}") from None
+        raise DataError(f"{printable(path)} is damaged or cannot be read: {e or type(e).__name__}") from None
 
 
 def depth_of(image: Image.Image, reading: Reading) -> tuple[Levels | None, Levels | None]:
@@ -115,7 +115,7 @@ def allow(max_pixels: int | None) -> float:
 
 def too_large(path: str | Path, size: str, allowed: float) -> DataError:
     return DataError(
-        f"{shown(path)} has too many pixels ({size}), at most {allowed:,} are read; max_pixels allows more"
+        f"{printable(path)} has too many pixels ({size}), at most {allowed:,} are read; max_pixels allows more"
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from sidetune.data.files import folders_in, holds_images, images_in
-from sidetune.data.names import class_name, named
+from sidetune.data.names import class_name, named, numbered
 from sidetune.errors import DataError
 
 PARTS = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
@@ -50,11 +50,12 @@ def part_of(name: str) -> str | None:
     return next((part for part, names in PARTS.items() if name.casefold() in names), None)
 
 
-def parts_of(root: Path, layout: Layout = "auto") -> dict[str, Path] | None:
+def parts_of(root: Path, layout: Layout = "auto", classes: tuple[str, ...] | None = None) -> dict[str, Path] | None:
     """The folders of train, val and test under `root`; None if the folders there are classes.
 
-    A folder called `train` is a part if it holds class folders, and a class if it and others hold images themselves.
-    Raises DataError where both could be meant, or parts stand there without `train`.
+    A folder called `train` is a part if it holds class folders, and a class if it and others hold images themselves;
+    where `classes` are known, by which of them are there. Raises DataError where both could be meant, or parts stand
+    there without `train`.
     """
     if layout == "classes":
         return None
@@ -69,12 +70,25 @@ def parts_of(root: Path, layout: Layout = "auto") -> dict[str, Path] | None:
         else:
             looks[part] = Look.at(folder)
     others = [look for look in others if not look.is_empty]
+    known = set(numbered(classes or ()))
+    if known and known.issuperset(class_name(look.path) for look in (*looks.values(), *others)):
+        return None
     if layout == "auto" and are_classes(root, looks, others):
         return None
     if "train" not in looks:
         there = named([look.path for look in looks.values()]) or "none of the folders train, val, test"
         raise DataError(f"{root} has {there} but no {root / 'train'}")
     return {part: look.path for part, look in looks.items()}
+
+
+def part_in(root: Path, part: str, layout: Layout, classes: tuple[str, ...]) -> Path | None:
+    """The folder of a part, or of this very name, under the root of a data set whose classes are known; None if there
+    is none, or if the folders there are the classes."""
+    folders = folders_in(root) if root.is_dir() else []
+    known = numbered(classes)
+    if layout == "classes" or all(class_name(f) in known for f in folders):
+        return None
+    return next((f for f in folders if f.name == part or part_of(f.name) == part), None)
 
 
 def are_classes(root: Path, looks: Mapping[str, Look], others: list[Look]) -> bool:

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def shown(name: object) -> str:
+def printable(name: object) -> str:
     """Text that can be printed and saved anywhere: bytes of a name that are no UTF-8 stand as \\xNN."""
     return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def class_name(folder: Path) -> str:
     """A class is called like its folder; é is one letter (NFC) however the system that packed the folder wrote it."""
-    return unicodedata.normalize("NFC", shown(folder.name))
+    return unicodedata.normalize("NFC", printable(folder.name))
 
 
 def numbered(classes: Sequence[str]) -> Mapping[str, int]:
@@ -34,4 +34,4 @@ def find(root: Path, name: str) -> Path | None:
 def named(items: Sequence[object], most: int = 3) -> str:
     """The first of them, and how many more."""
     more = f" and {len(items) - most:,} more" if len(items) > most else ""
-    return ", ".join(map(shown, items[:most])) + more
+    return ", ".join(map(printable, items[:most])) + more

@@ -97,9 +97,10 @@ class Splits:
         return replace(self, train=train, val=None)
 
     def mapped(self, change: Callable[[Samples], Samples]) -> Splits:
-        """Each part changed."""
-        parts = {part: change(samples) for part, samples in self.parts().items()}
-        return replace(self, **{"val": None, "test": None, **parts})  # type: ignore[arg-type]
+        """Each part changed; one that is left without images is none."""
+        changed = {part: change(samples) for part, samples in self.parts().items()}
+        val, test = (samples if samples else None for samples in map(changed.get, ("val", "test")))
+        return replace(self, train=changed["train"], val=val, test=test)
 
     def parts(self) -> dict[str, Samples]:
         """The parts that exist: train, val, test."""

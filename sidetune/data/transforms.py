@@ -11,6 +11,7 @@ from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torchvision.transforms import v2
 
+from sidetune.data.reading import Levels
 from sidetune.errors import unknown
 
 PRESETS = {
@@ -23,6 +24,20 @@ PRESETS = {
 BICUBIC = v2.InterpolationMode.BICUBIC
 
 
+LONGEST = 20
+"""Times the shorter side that is kept of the longer one, before both are enlarged and the middle is cut out."""
+
+
+def shortened(picture: Image.Image) -> Image.Image:
+    """The middle of a strip, so that a line of pixels takes no more memory than a picture."""
+    width, height = picture.size
+    longest = LONGEST * min(width, height)
+    if max(width, height) <= longest:
+        return picture
+    left, top = max(width - longest, 0) // 2, max(height - longest, 0) // 2
+    return picture.crop((left, top, left + min(width, longest), top + min(height, longest)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Transform:
     """A preset for a size and a normalisation; a saved model keeps it, to treat new images as those it learned from."""
@@ -32,6 +47,8 @@ class Transform:
     """Height and width."""
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    levels: Levels | None = None
+    """The grey values that become black and white in pictures of more than 8 bits; by each picture's range if None."""
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -64,9 +81,11 @@ class Transform:
             larger = [int(pixels / 0.9) for pixels in self.image_size]  # as timm rounds
         else:
             larger = [round(pixels * 256 / 224) for pixels in self.image_size]
-        to_square = self.preset == "few-shot"
-        resize = v2.Resize(larger if to_square else max(larger), interpolation=BICUBIC)
-        return v2.Compose([resize, v2.CenterCrop(self.image_size), *self._to_tensor()])
+        if self.preset == "few-shot":
+            resize = [v2.Resize(larger, interpolation=BICUBIC)]
+        else:
+            resize = [shortened, v2.Resize(max(larger), interpolation=BICUBIC)]
+        return v2.Compose([*resize, v2.CenterCrop(self.image_size), *self._to_tensor()])
 
     def _to_tensor(self) -> list[Callable[[Image.Image], Tensor]]:
         to_float = v2.ToDtype(torch.float32, scale=True)

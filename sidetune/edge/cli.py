@@ -7,12 +7,13 @@ import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sidetune.errors import DataError, SidetuneError
+from sidetune.errors import DataError, DataWarning, SidetuneError
 
 if TYPE_CHECKING:
     from sidetune.edge.client import Client
@@ -26,6 +27,8 @@ SAY_SECONDS = 10.0
 def main(words: Sequence[str], program: str = "sidetune edge") -> None:
     """Run a verb. What a user can mend is one message without a traceback; our own slips keep theirs."""
     given = parser(program).parse_args(words)
+    warnings.simplefilter("always", DataWarning)
+    warnings.showwarning = lambda message, *_, **__: say(f"note: {message}")
     try:
         given.run(given)
     except KeyboardInterrupt:
@@ -75,6 +78,12 @@ def parser(program: str) -> argparse.ArgumentParser:
         "--k", type=numbers, metavar="K,K", help="sums of taps to keep, for example 6,12; all taps if not given"
     )
     enroll.add_argument("--in-flight", type=int, default=4, metavar="N", help="requests at once")
+    enroll.add_argument(
+        "--layout",
+        choices=("auto", "parts", "classes"),
+        default="auto",
+        help="what the folders are, where their names leave it open",
+    )
     enroll.set_defaults(run=run_enroll)
 
     fit = verbs.add_parser("fit", parents=[output], help="train on a file of features, without a network")
@@ -188,6 +197,7 @@ def run_enroll(given: argparse.Namespace) -> None:
         compression=given.compression,
         in_flight=given.in_flight,
         skip_bad=given.skip_bad,
+        layout=given.layout,
         report=line,
     )
     if given.json:
@@ -258,8 +268,8 @@ def peak_bytes() -> int | None:
 
 
 def run_predict(given: argparse.Namespace) -> None:
+    from sidetune.data.files import images_under
     from sidetune.edge.artefact import load
-    from sidetune.edge.images import images_under
     from sidetune.edge.predict import predict
 
     if given.top < 1:

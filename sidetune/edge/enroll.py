@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from sidetune.data.layout import Layout
 from sidetune.edge.client import Client, differing
 from sidetune.edge.features import DONE, MISSING, REFUSED, FeatureFile, Header, create
-from sidetune.edge.images import Item, read_folder
+from sidetune.edge.images import Item, read_items
 from sidetune.errors import DataError, WeightsMismatch
 from sidetune.wire.ask import Ask
 from sidetune.wire.metadata import ModelCard
@@ -43,6 +44,7 @@ def enroll(
     compression: str = "none",
     in_flight: int = 4,
     skip_bad: bool = False,
+    layout: Layout = "auto",
     report: Callable[[Progress], None] = lambda _: None,
 ) -> Header:
     """Send what `out` does not hold yet; returns the header of the finished file.
@@ -50,10 +52,11 @@ def enroll(
     The sums of taps up to each of `ks` are kept, by default up to N alone. Raises DataError for a folder, or a file
     begun with other choices, that does not fit, and at the end for images that cannot be read (`skip_bad` leaves them
     out, unless a class would be empty without them); WeightsMismatch for a service other than the file was begun with;
-    NoSpace, before anything is sent, if the disk cannot hold the features.
+    NoSpace, before anything is sent, if the disk cannot hold the features. `layout` is that of
+    `sidetune.data.folders.read_splits`.
     """
     card = client.card()
-    classes, images = read_folder(folder)
+    classes, images = read_items(folder, layout)
     ks = tuple(sorted(set(ks))) if ks else (card.num_blocks,)
     header = Header(card=card, ks=ks, precision=precision, classes=classes, images=images)
     asks = header.asks(compression)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from PIL import Image
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from sidetune.data.dataset import ImageDataset, Prepared
-from sidetune.data.folders import read_folder
 from sidetune.data.samples import Samples
+from sidetune.data.sources import read_scored, read_training
 from sidetune.errors import DataError
 from sidetune.model import AdaptedModel
 from sidetune.store import Kept
@@ -42,15 +43,21 @@ class Shuffled(Sampler[int]):
 
 
 def as_dataset(data: Data, model: AdaptedModel, *, training: bool) -> Dataset[Any]:
-    """Image folders, samples and torch data sets of PIL pictures become data sets with the model's transform; torch
+    """What a user names, samples and torch data sets of PIL pictures become data sets with the model's transform; torch
     data sets of tensors stay as they are.
 
-    A model made with `num_classes` takes over the names of the classes it is trained on. Raises DataError if there are
-    no images, or if the classes are not the model's.
+    A model made with `num_classes` takes over the names of the classes it is trained on, and every model the levels of
+    deep pictures. Raises DataError if there are no images, or if the classes are not the model's.
     """
-    unnamed = model.task.classes == tuple(map(str, range(len(model.task.classes))))
+    unnamed = is_unnamed(model)
     if isinstance(data, (str, Path)):
-        data = read_folder(data, None if training and unnamed else model.task.classes)
+        known = None if training and unnamed else model.classes
+        data = read_training(data, known)[0] if training else read_scored(data, model.classes)[1]
+    if isinstance(data, Samples):
+        if training:
+            model.transform = replace(model.transform, levels=data.reading.levels)
+        else:
+            data = replace(data, reading=replace(data.reading, levels=model.transform.levels))
     prepare = model.transform.training() if training else model.transform.evaluation()
     is_random = training and model.transform.is_random
     if isinstance(data, Samples):
@@ -67,6 +74,11 @@ def as_dataset(data: Data, model: AdaptedModel, *, training: bool) -> Dataset[An
     elif classes != model.task.classes:
         raise DataError(f"the data has classes {', '.join(classes)}; the model knows {', '.join(model.task.classes)}")
     return data
+
+
+def is_unnamed(model: AdaptedModel) -> bool:
+    """Whether a model was made for so many classes without their names."""
+    return model.classes == tuple(map(str, range(len(model.classes))))
 
 
 def sized(data: Dataset[Any]) -> Sized:

@@ -34,7 +34,8 @@ def evaluate(
     precision: Precision = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> Score:
-    """Score a model on an image folder, samples or any torch data set of (image, label).
+    """Score a model on samples, any torch data set of (image, label), or what `sidetune evaluate` takes: an image
+    folder or a data set's name; of one with several parts, the test images.
 
     Runs on the GPU if there is one, spread over processes if several were launched. Raises DataError for data that
     does not fit the model.

@@ -16,11 +16,12 @@ from torch import Tensor, nn, optim
 from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import Dataset
 
+from sidetune.data.sources import read_training
 from sidetune.errors import Interrupted, NonFiniteLoss
 from sidetune.features import Features
 from sidetune.model import AdaptedModel
 from sidetune.store import Kept
-from sidetune.train.batches import Data, as_dataset, evaluation_batches, sized, training_batches
+from sidetune.train.batches import Data, as_dataset, evaluation_batches, is_unnamed, sized, training_batches
 from sidetune.train.begin import begin
 from sidetune.train.checkpoint import Progress, RunFolder
 from sidetune.train.epoch import Epoch
@@ -81,7 +82,9 @@ def fit(
     overwrite: bool = False,
     report: Report | None = None,
 ) -> Fit:
-    """Train a model in place on an image folder, samples or any torch data set of (image, label).
+    """Train a model in place on samples, any torch data set of (image, label), or what `sidetune fit` takes: an image
+    folder, a folder with file lists, a data set's name. Of those with several parts, the training images are trained on
+    and the validation images validated on, unless `val` is given; a folder of classes is trained on whole.
 
     With `out`, a checkpoint is written there after every epoch and the model at the end; a stopped run goes on with
     `resume`. With `store`, features of the frozen half are kept on disk there, where later runs find them. Uses the GPU
@@ -94,9 +97,12 @@ def fit(
     accelerator = Accelerator(mixed_precision="no")  # precision is handled here, in plain sight
     precision = resolve(recipe.precision, accelerator.device)
     recipe = replace(recipe, lr=recipe.lr or model.method.lr)
+    if isinstance(train, (str, Path)):
+        train, beside = read_training(train, None if is_unnamed(model) else model.classes)
+        val = beside if val is None else val
+    train_set = as_dataset(train, model, training=True)
     if recipe.keep == "best" and val is None:
         raise ValueError("keep='best' chooses by validation accuracy; pass val= (--set tune=true), or keep='last'")
-    train_set = as_dataset(train, model, training=True)
     val_set = None if val is None else as_dataset(val, model, training=False)
     model.recipe = recipe
     folder, progress = None, None

@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from sidetune.backbones import Backbone
-from sidetune.data.folders import read_folder
 from sidetune.data.samples import Samples
+from sidetune.data.sources import read_training
 from sidetune.data.transforms import Transform
 from sidetune.methods import Method, find_method
 
@@ -31,7 +31,7 @@ def prepare(
     Most methods have nothing to find out and come back as they are. Images are shown unaugmented, in an order that
     `seed` decides; what is random in a method's look at them starts from it too. Raises DataError for bad data.
     """
-    samples = train if isinstance(train, Samples) else read_folder(train)
+    samples = train if isinstance(train, Samples) else read_training(train)[0]
     method = find_method(method)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

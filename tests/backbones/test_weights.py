@@ -1,8 +1,10 @@
 """Weights from files and registry packages."""
 
+import argparse
 import dataclasses
 import io
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -157,3 +159,56 @@ def test_the_packaged_vit_computes_what_its_onnx_graph_computes(tmp_path):
     found = Prefix(backbone, need)(images, need).outputs[12]
     difference = (backbone.pools["token"].norm(found) - torch.from_numpy(tokens)).abs().max()
     assert difference < 1e-4
+
+
+class Settings:
+    """Of somebody's own, unknown where the weights are loaded."""
+
+
+def checkpoints(state):
+    """Files as people's programs write them."""
+    behind = {f"model.{name}": t for name, t in state.items()}
+    yield "model_best.pth.tar", {"state_dict": state, "args": argparse.Namespace(lr=0.1), "epoch": 3}
+    yield "last.ckpt", {"state_dict": {**behind, "loss.weight": torch.ones(3)}, "hyper_parameters": {"own": Settings()}}
+    yield "ddp.pth", {"model": {f"module.{name}": t for name, t in state.items()}}
+    yield "deep.pt", {f"net.backbone.{name}": t for name, t in state.items()}
+
+
+def test_checkpoints_of_training_programs_load_and_run_nothing_of_theirs(network, tmp_path, monkeypatch):
+    expected = digest_of(network.state_dict())
+    for name, content in checkpoints(network.state_dict()):
+        torch.save(content, tmp_path / name)
+        monkeypatch.setattr(sys.modules[__name__], "Settings", None)  # what is imported by its name would be this
+        opened = open_backbone(str(tmp_path / name), architecture=TINY_VIT, image_size=64)
+        monkeypatch.undo()
+        assert opened.card.digest == expected, name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS.*`git lfs pull`"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
+        ("a.ckpt", b"", "a.ckpt is empty"),
+        ("a.pth", b"PK\x03\x04 cut off", "does not hold weights that fit"),
+    ],
+)
+def test_what_stands_in_place_of_weights_is_called_by_its_name(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        open_backbone(str(tmp_path / name), architecture=TINY_VIT)
+
+
+def test_a_checkpoint_with_several_networks_or_a_whole_one_says_so(network, tmp_path):
+    two = {f"{whose}.{name}": t for whose in ("student", "teacher") for name, t in network.state_dict().items()}
+    torch.save(two, tmp_path / "two.pth")
+    with pytest.raises(ValueError, match=r"holds several networks \(student., teacher.\)"):
+        open_backbone(str(tmp_path / "two.pth"), architecture=TINY_VIT)
+    torch.save(network, tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"other objects than tensors by name; save model.state_dict\(\)"):
+        open_backbone(str(tmp_path / "whole.pth"), architecture=TINY_VIT)
+
+
+def test_a_tag_that_a_network_does_not_have_is_not_called_a_network_failure():
+    with pytest.raises(ValueError, match="unknown backbone 'vit_tiny_patch16_224.augreg_in22k'.*Near: .*augreg_in21k"):
+        open_backbone("vit_tiny_patch16_224.augreg_in22k")

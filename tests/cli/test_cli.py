@@ -221,18 +221,24 @@ def test_ctrl_c_says_how_to_go_on(run, folder, network, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("ablate", "fashion-1k", "dtl-ranks"), "unknown study 'dtl-ranks'; known: dtl-modules"),
+        (("ablate", "fashion-1k", "dtl-ranks"), "unknown study 'dtl-ranks'; did you mean dtl-rank? Known: dtl-modules"),
         (("ablate", "fashion-1k", "dtl+:rank"), "a study of your own is METHOD:CHOICE=VALUE"),
         (("fit", "nowhere"), "no folder at nowhere, and no data set of that name; known names: fashion-1k"),
-        (("fit", "fashion-1k", "--method", "dlt"), "unknown method 'dlt'; known: linear"),
+        (("fit", "fashion-1k", "--method", "dlt"), "unknown method 'dlt'; did you mean dtl? Known: linear"),
         (("fit", "fashion-1k", "--set", "method.rank=0"), "rank must be at least 1, got 0"),
         (("fit", "fashion-1k", "--set", "method.rank=four"), "rank must be a whole number or none, got 'four'"),
-        (("fit", "fashion-1k", "--set", "method.rnk=4"), "unknown choice of DTL 'rnk'; known: lr, pool"),
+        (
+            ("fit", "fashion-1k", "--set", "method.rnk=4"),
+            "unknown choice of DTL 'rnk'; did you mean rank? Known: lr",
+        ),
         (("fit", "fashion-1k", "--set", "recipe.epochs=1.5"), "epochs must be a whole number, got '1.5'"),
         (("fit", "fashion-1k", "--set", "rank"), "--set takes method.NAME=VALUE"),
         (("fit", "fashion-1k", "--set", "size=3"), "unknown choice of Setup 'size'; known: image_size"),
         (("fit", "fashion-1k", "--epochs", "0"), "epochs must be at least 1, got 0"),
-        (("fit", "fashion-1k", "--recipe", "vtab/cifar"), "unknown recipe 'vtab/cifar'; known: vtab/"),
+        (
+            ("fit", "fashion-1k", "--recipe", "vtab/cifar"),
+            "unknown recipe 'vtab/cifar'; did you mean vtab/",
+        ),
         (("fit", "fashion-1k", "--backbone", "resnet5O"), "unknown backbone 'resnet5O'"),
         (("fit", "fashion-1k", "--backbone", "resnet50"), "could not be fetched"),
         (("predict", "nowhere", "x.jpg"), "nowhere holds no saved model"),

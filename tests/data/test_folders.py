@@ -6,10 +6,8 @@ import pytest
 from PIL import Image
 
 from sidetune.data.check import check_images
-from sidetune.data.filelist import read_list
 from sidetune.data.folders import read_folder, read_splits
-from sidetune.data.named import read_data
-from sidetune.data.samples import split_off
+from sidetune.data.sources import read_data
 from sidetune.errors import DataError
 
 
@@ -50,12 +48,6 @@ def test_upper_case_extensions_and_deeper_folders_are_found_and_hidden_files_are
     assert len(read_folder(folder / "train")) == 33
 
 
-def emptied(folder):
-    for path in (folder / "train/dark").iterdir():
-        path.unlink()
-    (folder / "train/dark/notes.txt").write_text("x")
-
-
 def only_dark(folder):
     for part in ("train", "val", "test"):
         for name in ("grey", "light"):
@@ -76,7 +68,6 @@ def loose(folder):
         (lambda f: (shutil.rmtree(f), f.write_text("x")), "is a file; expected a folder"),
         (loose, "holds 1 images but no class folders"),
         (lambda f: shutil.rmtree(f / "train"), "but no .*train"),
-        (emptied, r"train/dark holds no images \(it holds 1 .txt\)"),
         (only_dark, r"has one class only \(dark\); a classifier needs at least two"),
         (lambda f: (f / "test/dark").rename(f / "test/pink"), "has classes that the training images do not: pink"),
     ],
@@ -103,55 +94,3 @@ def test_skipping_must_not_empty_a_class(folder):
         path.write_text("x")
     with pytest.raises(DataError, match="a class is empty: dark"):
         check_images(read_folder(folder / "train"), skip_bad=True)
-
-
-@pytest.fixture
-def vtab(folder):
-    lines = {"train800.txt": [], "val200.txt": [], "test.txt": []}
-    for part, name in (("train", "train800.txt"), ("val", "val200.txt"), ("test", "test.txt")):
-        for label, samples in enumerate(("dark", "grey", "light")):
-            lines[name] += [f"{p.relative_to(folder)} {label}" for p in sorted((folder / part / samples).iterdir())]
-    lines["train800val200.txt"] = lines["train800.txt"] + lines["val200.txt"]
-    for name, content in lines.items():
-        (folder / name).write_text("\n".join(content) + "\n")
-    return folder
-
-
-def test_vtabs_file_lists(vtab):
-    splits = read_data(vtab, tune=True)
-    assert {part: len(s) for part, s in splits.parts().items()} == {"train": 33, "val": 9, "test": 6}
-    assert {part: len(s) for part, s in read_data(vtab).parts().items()} == {"train": 42, "test": 6}
-    assert splits.final().train.images == read_data(vtab).train.images
-    assert splits.train.image(0).size == (16, 16)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a.png\n", "line 1: expected 'path label'"),
-        ("a.png 0\nb.png x\n", "line 2: expected 'path label'"),
-        ("\n", "is empty"),
-        ("a b.png -1\n", "line 1"),
-    ],
-)
-def test_file_lists_that_cannot_be_used_say_where(tmp_path, text, message):
-    (tmp_path / "list.txt").write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_list(tmp_path / "list.txt")
-
-
-def test_labels_beyond_the_training_classes_are_refused(tmp_path):
-    (tmp_path / "list.txt").write_text("a b.png 3\n")
-    assert read_list(tmp_path / "list.txt").images == [tmp_path / "a b.png"]
-    with pytest.raises(DataError, match="only classes 0 to 2"):
-        read_list(tmp_path / "list.txt", num_classes=3)
-    with pytest.raises(DataError, match="no file list"):
-        read_list(tmp_path / "none.txt")
-
-
-def test_splitting_off_takes_its_share_of_each_class(samples):
-    rest, part = split_off(samples, 0.25, seed=0)
-    assert [part.labels.count(c) for c in range(3)] == [4, 4, 4]
-    assert len(rest) == 36
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        split_off(samples, 1.0, seed=0)

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from sidetune.data.dataset import ImageDataset
-from sidetune.data.named import read_data
+from sidetune.data.sources import read_data
 from sidetune.data.sprites import draw, sprites
-from sidetune.data.transforms import Transform
+from sidetune.data.transforms import Transform, shortened
 
 
 def test_fashion_1k_has_vtabs_form():
@@ -64,6 +64,27 @@ def test_vtab_resizes_directly_and_normalises():
     flat = Image.new("RGB", (70, 50), (255, 0, 127))
     tensor = transform("vtab").training()(flat)
     assert torch.allclose(tensor[:, 3, 4], torch.tensor([2.0, -2.0, (127 / 255 - 0.5) / 0.25]), atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["photo", "vtab-crop"])
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1), (3, 61), (61, 3)])
+def test_a_strip_becomes_no_larger_than_twenty_squares_and_shows_its_middle(preset, size):
+    width, height = size
+    along = np.linspace(0, 255, max(size)).astype(np.uint8)
+    pixels = np.broadcast_to(along[None, :] if width > height else along[:, None], (height, width))
+    prepare = transform(preset).evaluation()
+    enlarged = Image.fromarray(pixels).convert("RGB")
+    for step in prepare.transforms[:2]:
+        enlarged = step(enlarged)
+    assert min(enlarged.size) <= 37 and max(enlarged.size) <= 20 * 37
+    tensor = prepare(Image.fromarray(pixels).convert("RGB"))
+    assert tensor.shape == (3, 24, 32)
+    assert tensor.mean().item() == pytest.approx(0, abs=0.1), "the middle of black to white is grey"
+
+
+def test_pictures_that_are_no_strips_are_left_as_they_are():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (3, 60, 3)).astype(np.uint8))
+    assert shortened(picture) is picture
 
 
 def test_unknown_transforms_list_the_known_ones():

@@ -14,11 +14,10 @@ from PIL import Image
 
 import sidetune
 from sidetune.data.folders import read_splits
-from sidetune.data.images import SUFFIXES
-from sidetune.edge import images as listing
 from sidetune.edge.client import Client
 from sidetune.edge.enroll import enroll
 from sidetune.edge.features import DONE, FeatureFile
+from sidetune.edge.images import read_items
 from sidetune.edge.status import status
 from sidetune.edge.transport import Reply, Unreachable
 from sidetune.errors import DataError, NoSpace, ServiceError, WeightsMismatch
@@ -58,13 +57,12 @@ def test_the_folder_is_read_as_pytorch_reads_it(folder, tmp_path):
     shutil.copytree(folder / "train", flat)
     for root in (folder, flat):
         splits = read_splits(root)
-        classes, items = listing.read_folder(root)
+        classes, items = read_items(root)
         assert classes == splits.train.classes
         for part, samples in splits.parts().items():
             found = sorted((i.path, i.label) for i in items if i.part == part)
             expected = zip(samples.images, samples.labels, strict=True)
             assert found == sorted((p.relative_to(root).as_posix(), label) for p, label in expected)
-    assert listing.SUFFIXES == SUFFIXES
 
 
 def test_features_in_the_file_are_those_of_the_backbone(client, folder, tmp_path):

@@ -34,7 +34,7 @@ def test_paper_recipes_are_available_by_name():
     shot = paper_run("few_shot/food101-FS/16/vit/dtl")
     assert shot.method == DTL(rank=2, reads=tuple(range(1, 13)), first_write=7, lr=shot.recipe.lr)
     assert shot.transform == "few-shot" and shot.recipe.keep == "best"
-    with pytest.raises(ValueError, match="known: .*vtab/cifar_100/vit/dtl"):
+    with pytest.raises(ValueError, match="nown: .*vtab/cifar_100/vit/dtl"):
         paper_run("vtab/cifar/vit/dtl")
 
 

@@ -1,0 +1,97 @@
+"""What a user names, a folder, file lists or a set that comes with the library, as samples to train or score on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from sidetune.data.digests import warn_of_repeats
+from sidetune.data.filelist import LISTS, read_vtab
+from sidetune.data.folders import read_folder, read_splits
+from sidetune.data.layout import Layout, part_in, parts_of
+from sidetune.data.named import NAMED
+from sidetune.data.reading import Reading
+from sidetune.data.samples import Samples, Splits
+from sidetune.errors import DataError, unknown
+
+
+def read_data(
+    source: str | Path,
+    *,
+    tune: bool = False,
+    seed: int = 0,
+    layout: Layout = "auto",
+    classes: tuple[str, ...] | None = None,
+    reading: Reading | None = None,
+    skip_bad: bool = False,
+) -> Splits:
+    """A data set by name, an image folder, or a folder with VTAB-1k's file lists.
+
+    In VTAB-1k's form the training images are the 800 and the 200 together, as in the papers' final runs, and nothing
+    is left to validate on; with `tune` the 200 are kept apart. `layout` and `classes` are for folders, see
+    `read_splits`; `reading` says of files what they do not say themselves; `skip_bad` leaves out those that lists name
+    and that are not there.
+
+    Warns (DataWarning) of what is passed over and of pictures that stand in several places. Raises DataError for what
+    is not there or not as it should be.
+    """
+    if is_named(source):
+        return NAMED[str(source)](tune=tune)
+    path = Path(source)
+    if not path.exists():
+        raise DataError(f"no folder at {source}, and no data set of that name; known names: {', '.join(NAMED)}")
+    if has_lists(path):
+        splits = read_vtab(path, tune=tune, skip_missing=skip_bad)
+    else:
+        splits = read_splits(path, seed=seed, layout=layout, classes=classes)
+    warn_of_repeats(splits)
+    return splits if reading is None else splits.mapped(lambda samples: replace(samples, reading=reading))
+
+
+def read_training(source: str | Path, classes: tuple[str, ...] | None = None) -> tuple[Samples, Samples | None]:
+    """What to train on and, where the source has several parts, to validate on; a folder of classes is taken whole."""
+    if not is_named(source) and Path(source).is_dir() and not has_lists(Path(source)):
+        if parts_of(Path(source), "auto", classes) is None:
+            return read_folder(source, classes), None
+    splits = read_data(source, classes=classes)
+    return splits.train, splits.val
+
+
+def read_scored(
+    source: str | Path,
+    classes: tuple[str, ...],
+    *,
+    part: str | None = None,
+    layout: Layout = "auto",
+    split: bool = False,
+    reading: Reading | None = None,
+) -> tuple[str, Samples]:
+    """What to score a model of these classes on, and what it is called: a folder of classes whole, unless it is to be
+    `split` as for training; of a data set with parts its test images, or `part`, which may be any folder beside train.
+
+    Raises DataError for what is not there, ValueError for a part that there is not.
+    """
+    path = Path(source)
+    if not is_named(source) and not has_lists(path):
+        if (beside := part_in(path, part or "test", layout, classes)) is not None:
+            return f"{source} ({part or 'test'})", read(beside, classes, reading)
+        if not (split or part or part_in(path, "train", layout, classes)):
+            return str(source), read(path, classes, reading)
+    parts = read_data(source, tune=part == "val", layout=layout, classes=classes, reading=reading).parts()
+    chosen = part or ("test" if "test" in parts else "val")
+    if chosen not in parts:
+        raise unknown(f"part of {source}", chosen, parts)
+    return f"{source} ({chosen})", parts[chosen]
+
+
+def read(folder: Path, classes: tuple[str, ...], reading: Reading | None) -> Samples:
+    return replace(read_folder(folder, classes), reading=reading or Reading())
+
+
+def is_named(source: str | Path) -> bool:
+    return str(source) in NAMED
+
+
+def has_lists(folder: Path) -> bool:
+    """Whether a folder is in VTAB-1k's form."""
+    return any((folder / name).is_file() for name in LISTS)
