@@ -83,7 +83,7 @@ def test_a_run_is_neither_overwritten_nor_mixed_up(run, folder, network, model):
     again = ("fit", folder, *network, "--out", model, "--epochs", "2", "--set", "recipe.batch_size=8")
     assert run(*again, fails=True) == (
         2,
-        "squares: 33 train, 9 val, 6 test images of 3 classes\n"
+        "squares: 33 train, 9 val, 6 test images of 3 classes (48 in all)\n"
         f"dtl+ on {network[1]}, 32 x 32 px: 10,944 trained parameters + 579 of the head; 7 of 12 blocks frozen\n"
         "error: model already holds a run; go on with a run by --resume (resume=True), replace it by --overwrite "
         "(overwrite=True), or choose another folder\n",
