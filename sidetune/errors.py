@@ -84,8 +84,8 @@ def shown(value: object) -> str:
 
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> ValueError:
-    """The error for a name that a registry does not hold; it lists those that it does, the nearest one first."""
+    """The error for a name that a registry does not hold; it lists those that it does, those that are near first."""
     names = [str(k) for k in known]
-    near = difflib.get_close_matches(str(name)[:100], names, n=1)
-    listed = f"; did you mean {near[0]}? Known: " if near else "; known: "
+    near = difflib.get_close_matches(str(name)[:100], names, n=2)
+    listed = f"; did you mean {' or '.join(near)}? Known: " if near else "; known: "
     return ValueError(f"unknown {kind} {shown(name)}{listed}{', '.join(names)}")

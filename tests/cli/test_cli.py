@@ -221,15 +221,15 @@ def test_ctrl_c_says_how_to_go_on(run, folder, network, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("ablate", "fashion-1k", "dtl-ranks"), "unknown study 'dtl-ranks'; did you mean dtl-rank? Known: dtl-modules"),
+        (("ablate", "fashion-1k", "dtl-ranks"), "unknown study 'dtl-ranks'; did you mean dtl-rank"),
         (("ablate", "fashion-1k", "dtl+:rank"), "a study of your own is METHOD:CHOICE=VALUE"),
         (("fit", "nowhere"), "no folder at nowhere, and no data set of that name; known names: fashion-1k"),
-        (("fit", "fashion-1k", "--method", "dlt"), "unknown method 'dlt'; did you mean dtl? Known: linear"),
+        (("fit", "fashion-1k", "--method", "dlt"), "unknown method 'dlt'; did you mean lst or dtl? Known: linear"),
         (("fit", "fashion-1k", "--set", "method.rank=0"), "rank must be at least 1, got 0"),
         (("fit", "fashion-1k", "--set", "method.rank=four"), "rank must be a whole number or none, got 'four'"),
         (
             ("fit", "fashion-1k", "--set", "method.rnk=4"),
-            "unknown choice of DTL 'rnk'; did you mean rank? Known: lr",
+            "unknown choice of DTL 'rnk'; did you mean rank",
         ),
         (("fit", "fashion-1k", "--set", "recipe.epochs=1.5"), "epochs must be a whole number, got '1.5'"),
         (("fit", "fashion-1k", "--set", "rank"), "--set takes method.NAME=VALUE"),

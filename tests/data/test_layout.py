@@ -180,7 +180,7 @@ def test_scoring_takes_the_test_part_or_any_folder_beside_train(tree):
     assert [len(read_scored(root, classes, part=part)[1]) for part in (None, "train", "night")] == [3, 8, 3]
     assert read_scored(root, classes)[0] == f"{root} (test)"
     assert len(read_scored(root / "test", classes)[1]) == 3
-    with pytest.raises(ValueError, match=r"unknown part of .* 'tset'; did you mean test\?"):
+    with pytest.raises(ValueError, match=r"unknown part of .* 'tset'; did you mean test"):
         read_scored(root, classes, part="tset")
     assert read_scored(tree(), ("a", "b", "c"), part="night")[1].labels == [1, 1, 1]
 

@@ -81,9 +81,9 @@ def test_what_is_chosen_for_a_preset_are_fields_of_it(name):
 
 
 def test_unknown_recipes_list_the_known_ones():
-    with pytest.raises(ValueError, match="unknown recipe 'noahs'; did you mean noah. Known: dtl-aaai24, noah"):
+    with pytest.raises(ValueError, match="unknown recipe 'noahs'; did you mean noah.* Known: dtl-aaai24, noah"):
         named_run("noahs")
-    with pytest.raises(ValueError, match="unknown recipe 'ssf/cifar'; did you mean ssf/cifar_100. Known: ssf/"):
+    with pytest.raises(ValueError, match="unknown recipe 'ssf/cifar'; did you mean ssf/cifar_100.* Known: ssf/"):
         named_run("ssf/cifar")
     with pytest.raises(ValueError, match=r"vtab/cifar_100/vit/dtl is a run of dtl; leave out the method"):
         named_run("vtab/cifar_100/vit/dtl", "lora")
