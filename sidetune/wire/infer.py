@@ -36,7 +36,10 @@ DATATYPES = {"fp32": "FP32", "fp16": "FP16", "int8": "UINT8", "int4": "UINT8"}
 """By precision: how features travel where they are not compressed; then they are BYTES."""
 UNMET = {
     "classification": "features have no classes; ask for the features and classify them yourself",
-    "shared_memory_region": "tensors travel in the request and in the answer",
+    **dict.fromkeys(
+        ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset"),
+        "tensors travel in the request and in the answer",
+    ),
 }
 """Parameters of the protocol's extensions that would change the answer's form, and why they are refused."""
 FIRST_DEVICE = ({"binary_data_output", "fingerprint"}, {"precision", "compression"})

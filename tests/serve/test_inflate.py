@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import zlib
 
 import numpy as np
@@ -134,3 +135,26 @@ def test_a_body_that_is_not_in_the_coding_it_claims_is_a_fault_of_the_caller(tal
     body, length = build_request([picture(1)], [SUM])
     answer = talk(lambda c: c.post(body, length, headers={"Content-Encoding": "gzip"}))
     assert answer.status_code == 400 and "not the gzip that its Content-Encoding says" in answer.json()["error"]
+
+
+def test_random_damage_to_a_packed_request_never_hurts_the_service(talk, picture):
+    body, length = build_request([picture(1, size=(16, 16))], [SUM])
+    rng = random.Random(0)
+
+    def damaged(packed):
+        data = bytearray(packed)
+        for _ in range(rng.randint(1, 4)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        return bytes(data[: rng.choice((len(data), rng.randrange(len(data))))]) + bytes(rng.choice((0, 0, 3)))
+
+    async def work(client):
+        answers = []
+        for number in range(200):
+            coding, pack = PACKERS[number % len(PACKERS)]
+            answers.append(await client.post(damaged(pack(body)), length, headers={"Content-Encoding": coding}))
+        return answers, await client.infer([picture(1)], [SUM])
+
+    answers, _ = talk(work)
+    statuses = [a.status_code for a in answers]
+    assert set(statuses) <= {200, 400} and statuses.count(400) > 100
+    assert all(list(a.json()) == ["error"] for a in answers if a.status_code == 400)

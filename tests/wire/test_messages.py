@@ -159,7 +159,13 @@ def test_a_needed_part_that_is_null_is_refused_as_a_missing_one():
 
 
 @pytest.mark.parametrize(
-    "parameter", [{"classification": 3}, {"shared_memory_region": "r", "shared_memory_byte_size": 9}]
+    "parameter",
+    [
+        {"classification": 3},
+        {"shared_memory_region": "r", "shared_memory_byte_size": 9},
+        {"shared_memory_byte_size": 9},
+        {"shared_memory_offset": 9},
+    ],
 )
 def test_what_would_change_the_form_of_an_answer_is_refused_and_not_ignored(parameter):
     name = next(iter(parameter))
