@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import sidetune
 from sidetune.data.folders import read_splits
 from sidetune.edge.client import Client
 from sidetune.edge.enroll import enroll
-from sidetune.edge.features import DONE, FeatureFile
+from sidetune.edge.features import DONE, FeatureFile, create
 from sidetune.edge.images import read_items
 from sidetune.edge.status import status
 from sidetune.edge.transport import Reply, Unreachable
@@ -155,6 +156,18 @@ def test_images_that_cannot_be_read_are_named_and_left_out_only_if_that_was_aske
     told = status(tmp_path / "f")
     assert told["complete"] and told["images"]["train"]["refused"] == 1
     assert flaky.num_asked == 48
+
+
+def test_a_file_that_lists_the_images_in_another_order_is_gone_on_with(local, folder, tmp_path):
+    """Version 0.1 listed a folder without parts by class, later ones by part."""
+    header = enroll(Client(local, "tiny"), folder, tmp_path / "good")
+    create(tmp_path / "f", replace(header, images=header.images[::-1]))
+    first = Flaky(local, [None] * 20 + [Reply(status=403, body=b"{}")] * 9)
+    with pytest.raises(ServiceError, match="refuses the key"):
+        enroll(Client(first, "tiny"), folder, tmp_path / "f", in_flight=1)
+    second = Flaky(local)
+    assert enroll(Client(second, "tiny"), folder, tmp_path / "f").images == header.images[::-1]
+    assert second.num_asked == 48 - 20 and records(tmp_path / "f") == records(tmp_path / "good")
 
 
 def test_a_service_with_other_weights_is_refused(client, folder, tmp_path):
