@@ -18,6 +18,7 @@ from sidetune.errors import MissingExtra
 if TYPE_CHECKING:
     from sidetune.backbones import Backbone, open_backbone
     from sidetune.contract import check_method
+    from sidetune.data.reading import Reading
     from sidetune.data.samples import Samples, Splits
     from sidetune.data.sources import read_data
     from sidetune.data.transforms import Transform
@@ -48,6 +49,7 @@ __all__ = [
     "Method",
     "Need",
     "PaperRun",
+    "Reading",
     "Recipe",
     "Samples",
     "SideNetwork",
@@ -75,6 +77,7 @@ HOMES = {
     "sidetune.backbones": ("Backbone", "open_backbone"),
     "sidetune.contract": ("check_method",),
     "sidetune.data.sources": ("read_data",),
+    "sidetune.data.reading": ("Reading",),
     "sidetune.data.samples": ("Samples", "Splits"),
     "sidetune.data.transforms": ("Transform",),
     "sidetune.export": ("export_onnx",),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import warnings
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +40,9 @@ def export_onnx(model: AdaptedModel, path: str | Path, *, edge: bool = False) ->
     With `edge`, write what a device runs instead: input `features` (batch, token, channel), as a feature service sends
     them and decoded to float32. Raises ValueError for a method whose frozen half gives anything but one such matrix.
 
+    The file's metadata say what a device has to know besides: `classes` in the order of the logits, how pictures become
+    the input (`image_size` as height and width, `mean`, `std`, `transform`), the backbone and the method, as JSON.
+
     Returns the largest difference between onnxruntime's logits and the model's on random input; raises ArithmeticError,
     and writes nothing, if that is not below 1e-4. Raises MissingExtra without the extra `export`.
     """
@@ -66,6 +72,7 @@ def export_onnx(model: AdaptedModel, path: str | Path, *, edge: bool = False) ->
                 verbose=False,
             )
         assert program is not None
+        program.model.metadata_props.update(told(model, edge=edge))
         program.save(str(beside))
         session = onnxruntime.InferenceSession(str(beside), providers=["CPUExecutionProvider"])
         (found,) = session.run(None, {name: given[:1].numpy()})
@@ -74,6 +81,24 @@ def export_onnx(model: AdaptedModel, path: str | Path, *, edge: bool = False) ->
         if not difference < TOLERANCE:
             raise ArithmeticError(f"the exported graph's logits differ by {difference:.1e}, more than {TOLERANCE:.0e}")
     return difference
+
+
+def told(model: AdaptedModel, *, edge: bool) -> dict[str, str]:
+    """What goes into the file's metadata."""
+    t, card = model.transform, model.card
+    about: dict[str, Any] = {
+        "classes": model.classes,
+        "image_size": t.image_size,
+        "mean": t.mean,
+        "std": t.std,
+        "transform": t.preset,
+        "backbone": card.name or card.architecture,
+        "backbone_digest": card.digest,
+        "method": {"type": type(model.method).__name__, **asdict(model.method)},
+    }
+    if edge:
+        about["features"] = sorted(model.need.names())
+    return {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()}
 
 
 def edge_half(model: AdaptedModel, images: Tensor) -> tuple[EdgeHalf, Tensor]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from sidetune.atomic import replacing
 from sidetune.backbones import Backbone, open_backbone
+from sidetune.backbones.weights import is_file
 from sidetune.data.transforms import Transform
 from sidetune.errors import DataError, WeightsMismatch
 from sidetune.methods import METHODS, Method
@@ -38,7 +39,7 @@ def save(model: AdaptedModel, folder: str | Path) -> None:
 def describe(model: AdaptedModel) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "backbone": asdict(model.card),
+        "backbone": {**asdict(model.card), **place_of(model.card.name)},
         "method": {
             "type": type(model.method).__name__,
             "module": type(model.method).__module__,
@@ -49,6 +50,11 @@ def describe(model: AdaptedModel) -> dict[str, Any]:
         "recipe": asdict(model.recipe) if model.recipe else None,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("sidetune", "torch", "timm")},
     }
+
+
+def place_of(name: str) -> dict[str, str]:
+    """Where a backbone's weights file lies, for whoever loads from another folder."""
+    return {"file": str(Path(name).resolve())} if is_file(name) and Path(name).is_file() else {}
 
 
 def load(
@@ -62,7 +68,7 @@ def load(
     folder = Path(folder)
     config = read_config(folder)
     about = config["backbone"]
-    source = backbone if backbone is not None else about["name"]
+    source = backbone if backbone is not None else found_again(about, folder)
     if source == "":
         raise ValueError(
             f"{folder} was trained on a network without a name ({about['architecture'] or about['family']}); "
@@ -94,6 +100,19 @@ def load(
     except (safetensors.SafetensorError, ValueError) as e:
         raise DataError(f"{folder / WEIGHTS} is damaged or belongs to another model: {e}") from e
     return model
+
+
+def found_again(about: dict[str, Any], folder: Path) -> str:
+    """The name that opens a backbone: its weights file where it was, or, as the name says, beside whoever asks."""
+    name: str = about["name"]
+    if not is_file(name) or Path(name).is_file():
+        return name
+    if Path(about.get("file", "")).is_file():
+        return str(about["file"])
+    raise FileNotFoundError(
+        f"{folder} was trained on the weights file {about.get('file', name)}, which is not there; say where it is by "
+        f"--backbone FILE (backbone=)"
+    )
 
 
 def method_from(saved: dict[str, Any]) -> Method:

@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -128,11 +129,35 @@ def test_predictions_are_labels_with_probabilities(saved, tmp_path):
     assert model.predict(picture, top=1).top == prediction.top[:1]
     with pytest.raises(DataError, match="no image at"):
         model.predict("none.png")
+    pixels = np.asarray(Image.open(tmp_path / "one.png").convert("RGB"))
+    batch = torch.from_numpy(np.stack([pixels, pixels])).movedim(-1, 1)
+    for form in (pixels, batch[0], batch[0] / 255):
+        assert model.predict(form) == model.predict(tmp_path / "one.png")
+    assert model.predict(batch) == model.predict([pixels, pixels]) and len(model.predict(batch)) == 2
+
+
+def test_a_model_remembers_the_levels_of_deep_pictures_it_was_trained_on(vit, tmp_path):
+    for label in range(2):
+        for i in range(3):
+            path = tmp_path / f"data/{label}/{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((16, 16), 29_000 + 1000 * label + i, np.uint16)).save(path)
+    reading = sidetune.Reading(levels=(29_000, 31_000))
+    splits = sidetune.read_data(tmp_path / "data", reading=reading)
+    model = sidetune.adapt(vit, "linear", classes=("0", "1"))
+    sidetune.fit(model, splits.train, recipe=sidetune.Recipe(epochs=1))
+    model.save_pretrained(tmp_path / "model")
+    loaded = sidetune.load(tmp_path / "model", backbone=vit)
+    assert loaded.transform.levels == model.transform.levels == (29_000, 31_000)
+    tensor = loaded.prepare(tmp_path / "data/1/0.png")
+    mean, std = (torch.tensor(v)[:, None, None] for v in (model.card.mean, model.card.std))
+    assert torch.allclose(tensor * std + mean, torch.tensor(128 / 255), atol=1e-3)
+    images, _ = sidetune.train.batches.as_dataset(tmp_path / "data", loaded, training=False)[3]
+    assert torch.equal(images, tensor)
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "swin", "convnext", "resnet"])
 def test_the_exported_graph_computes_the_same(kind, tmp_path):
-    import numpy as np
     import onnxruntime
 
     model = sidetune.adapt(tiny_backbone(kind), "dtl+", num_classes=3, kernel=4)
@@ -141,4 +166,12 @@ def test_the_exported_graph_computes_the_same(kind, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     images = torch.randn(5, 3, *model.card.image_size)
     (logits,) = session.run(["logits"], {"images": images.numpy()})
+    told = session.get_modelmeta().custom_metadata_map
+    assert {name: json.loads(told[name]) for name in ("classes", "image_size", "mean", "transform")} == {
+        "classes": ["0", "1", "2"],
+        "image_size": list(model.card.image_size),
+        "mean": list(model.card.mean),
+        "transform": "photo",
+    }
+    assert json.loads(told["backbone_digest"]) == model.card.digest
     assert np.abs(logits - model(images).detach().numpy()).max() < 1e-4

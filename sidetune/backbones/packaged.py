@@ -58,7 +58,7 @@ def dinov2_from_onnx(path: Path) -> Tensors:
         if node.op_type != "Add" or bias is None:
             continue
         matmul = producer[next(name for name in node.input if name != bias)]
-        weights[bias.removesuffix("bias") + "weight"] = constant[matmul.input[1]].T.contiguous()
+        weights[bias.removesuffix("bias") + "weight"] = constant[matmul.input[1]].t().contiguous()
 
     source = constant | weights
     grid = next(t for name, t in constant.items() if name.startswith("onnx::Reshape") and t.shape[1:] == (1369, 384))

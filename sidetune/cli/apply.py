@@ -25,6 +25,10 @@ BackboneFile = Annotated[
 ]
 
 
+MERGED = (".safetensors", ".pth", ".pt", ".bin")
+"""Endings of weights that timm loads."""
+
+
 def open_model(folder: Path, backbone: str | None, force: bool) -> AdaptedModel:
     import torch
 
@@ -50,6 +54,7 @@ def evaluate_command(
     """Score a model on labelled images: a folder of classes is taken whole, one with parts by its test part."""
     from sidetune.cli.data import checked, notes_afterwards
     from sidetune.cli.progress import progress
+    from sidetune.cli.scores import in_words
     from sidetune.train.evaluate import evaluate
 
     loaded = open_model(model, backbone, force)
@@ -59,15 +64,9 @@ def evaluate_command(
             samples = checked(samples, report, skip_bad=skip_bad)
         score = evaluate(loaded, samples)
     if as_json:
-        result = {
-            "data": name,
-            "accuracy": score.accuracy,
-            "num_images": score.num_images,
-            "num_correct": score.num_correct,
-        }
-        print(json.dumps(result))
+        print(json.dumps({"data": name, **score.described(loaded.classes)}))
     else:
-        print(f"{name}: accuracy {100 * score.accuracy:.2f} % ({score.num_correct:,} of {score.num_images:,})")
+        print(f"{name}: {in_words(score, loaded.classes)} ({score.num_correct:,} of {score.num_images:,})")
 
 
 def labelled(
@@ -160,23 +159,27 @@ def export_command(
 
 def merge_command(
     model: Model,
-    out: Annotated[Path, typer.Argument(help="The file to write, NAME.safetensors.")],
+    out: Annotated[Path, typer.Argument(help="The file to write, NAME.safetensors or NAME.pth.")],
     backbone: BackboneFile = None,
     force: Force = False,
 ) -> None:
     """Fold the trained part into the backbone: weights that timm loads by itself (not for dtl and vpt)."""
+    import torch
     from safetensors.torch import save_file
 
     from sidetune.atomic import replacing
 
+    if out.suffix not in MERGED:
+        raise ValueError(f"what timm loads ends in {', '.join(MERGED)}, got {out}")
+    write = save_file if out.suffix == ".safetensors" else torch.save
     loaded = open_model(model, backbone, force).cpu()
     state = {name: t.contiguous() for name, t in loaded.merge().state_dict().items()}
     with replacing(out, sum(t.nbytes for t in state.values())) as beside:
-        save_file(state, beside)
+        write(state, beside)
     pooling = ", global_pool='avg'" if loaded.card.family == "vit" and loaded.suffix.pool_name == "mean" else ""
     size = f", img_size={loaded.card.image_size}" if loaded.card.family in ("vit", "swin") else ""
     print(f"wrote {out}; load it with")
     print(
         f"  timm.create_model('{loaded.card.architecture}', num_classes={len(loaded.task.classes)}{size}{pooling}, "
-        f"checkpoint_path='{out}')"
+        f"checkpoint_path={str(out)!r})"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -65,4 +66,8 @@ def extract_command(
         return
     for part, folder in folders.items():
         print(f"{part}: {written[part] / 2**20:,.1f} MiB in {folder}")
-    print(f"train from them: sidetune fit {data} --store {store}")
+    for name in names:
+        words = ["sidetune", "fit", data, "--backbone", backbone, "--method", name, "--store", str(store)]
+        words += ["--views", str(views)] if views else []
+        words += [word for setting in settings for word in ("--set", setting)]
+        print(f"train from them: {shlex.join(words)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +45,7 @@ def fit_command(
     from sidetune.cli.named import asked
     from sidetune.cli.plan import parse_bytes
     from sidetune.cli.progress import ERR, progress
+    from sidetune.cli.scores import in_words
     from sidetune.cli.search import searched
     from sidetune.measure.parameters import count
     from sidetune.measure.plan import fit_budget, told
@@ -118,7 +120,7 @@ def fit_command(
             report=report,
         )
         scores = {
-            part: evaluate(model, samples, precision=done.precision).accuracy
+            part: evaluate(model, samples, precision=done.precision)
             for part, samples in splits.parts().items()
             if part != "train"
         }
@@ -127,7 +129,8 @@ def fit_command(
         "named_recipe": recipe,
         "epochs": len(done.history),
         "kept_epoch": done.kept_epoch,
-        "accuracy": scores,
+        "accuracy": {part: score.accuracy for part, score in scores.items()},
+        "scores": {part: score.described(model.classes) for part, score in scores.items()},
         "parameters": asdict(parameters),
         "seconds": sum(e.seconds for e in done.history) + done.features_seconds,
         "precision": done.precision,
@@ -139,6 +142,6 @@ def fit_command(
     if as_json:
         print(json.dumps(result))
         return
-    for part, accuracy in scores.items():
-        print(f"{part} accuracy {100 * accuracy:.2f} %")
-    print(f"model in {out}; try: sidetune predict {out} IMAGE")
+    for part, score in scores.items():
+        print(f"{part} {in_words(score, model.classes)}")
+    print(f"model in {out}; try: sidetune predict {shlex.quote(str(out))} IMAGE")

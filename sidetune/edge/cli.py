@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 import warnings
@@ -206,7 +207,7 @@ def run_enroll(given: argparse.Namespace) -> None:
     kept, total = num_kept(given.out), len(header.images)
     of_all = f"{kept:,} of {total:,}" if kept < total else f"{total:,}"
     print(f"{given.out}: features of {of_all} images; train with")
-    print(f"  sidetune edge fit {given.out} --out FOLDER")
+    print(f"  sidetune edge fit {shlex.quote(str(given.out))} --out FOLDER")
 
 
 def run_fit(given: argparse.Namespace) -> None:
@@ -255,7 +256,7 @@ def run_fit(given: argparse.Namespace) -> None:
         print(f"{part} accuracy {100 * accuracy:.2f} %")
     if peak := peak_bytes():
         print(f"{peak / 2**20:.0f} MiB of memory at most, Python included")
-    print(f"model in {given.out}; try: sidetune edge predict {given.out} IMAGE --server URL")
+    print(f"model in {given.out}; try: sidetune edge predict {shlex.quote(str(given.out))} IMAGE --server URL")
 
 
 def peak_bytes() -> int | None:

@@ -53,9 +53,6 @@ class Classification:
     def loss(self, logits: Float[Tensor, "batch label"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         return F.cross_entropy(logits.float(), labels)
 
-    def num_correct(self, logits: Float[Tensor, "batch label"], labels: Int[Tensor, " batch"]) -> Int[Tensor, ""]:
-        return (logits.argmax(dim=1) == labels).sum()
-
     def predict(self, logits: Float[Tensor, "batch label"], top: int = 5) -> list[Prediction]:
         probabilities, labels = torch.softmax(logits.float(), dim=1).topk(min(top, len(self.classes)), dim=1)
         predictions = []

@@ -244,9 +244,17 @@ class Run:
     def step(self, model: nn.Module, x: Tensor | Features, labels: Tensor) -> Tensor:
         """One update; returns the loss."""
         parallel = model if model is not self.model else None
-        loss = backward(
-            self.model, x, labels, micro_batch=self.recipe.micro_batch, scaler=self.scaler, parallel=parallel
-        )
+        try:
+            loss = backward(
+                self.model, x, labels, micro_batch=self.recipe.micro_batch, scaler=self.scaler, parallel=parallel
+            )
+        except ValueError as e:
+            if len(labels) > 1 or can_be_cut(self.model):
+                raise
+            raise ValueError(
+                "trained BatchNorms want at least two values a channel, and this batch has one image; choose a "
+                "batch_size of 2 or more, and as many images, or a method that leaves BatchNorms frozen"
+            ) from e
         if self.recipe.clip_grad is not None:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_grad)

@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
+import shlex
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +150,82 @@ def test_export_and_merge(run, folder, network, model):
     printed = run("merge", "lora", "merged.safetensors")
     network = eval(printed.splitlines()[1].strip(), {"timm": timm})
     assert network.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+    again = eval(run("merge", "lora", "it's.pth").splitlines()[1].strip(), {"timm": timm})
+    assert torch.equal(again.state_dict()["head.weight"], network.state_dict()["head.weight"])
+    assert zipfile.is_zipfile("it's.pth"), "what the ending says"
+    for name in ("merged", "merged.onnx"):
+        assert "ends in .safetensors, .pth, .pt, .bin, got merged" in run("merge", "lora", name, fails=True)[1]
+
+
+def test_scores_tell_classes_apart(run, folder, model):
+    result = json.loads(Path(model, "run/result.json").read_text())
+    score = result["scores"]["test"]
+    recalls = score["recall"]
+    assert set(recalls) == {"dark", "grey", "light"} and score["accuracy"] == result["accuracy"]["test"]
+    assert score["balanced_accuracy"] == pytest.approx(sum(recalls.values()) / 3)
+    told = json.loads(run("evaluate", model, "--json"))
+    assert {name: told[name] for name in score} == score
+    assert f", balanced {100 * score['balanced_accuracy']:.2f} %" in run("evaluate", model)
+
+
+def test_a_weights_file_that_moved_is_found_or_asked_for(run, folder, network):
+    place = Path(shutil.copy(network[1], "here.safetensors")).resolve()
+    run("fit", folder, "--backbone", "here.safetensors", *network[2:], "--epochs", "1", "--out", "relative")
+    picture = next((folder / "test/grey").iterdir())
+    os.chdir("relative")
+    assert "%" in run("predict", ".", picture)
+    os.chdir("..")
+    place.rename("elsewhere.safetensors")
+    status, message = run("predict", "relative", picture, fails=True)
+    assert status == 2 and f"{place}, which is not there; say where it is by --backbone FILE" in message
+    assert "%" in run("predict", "relative", picture, "--backbone", "elsewhere.safetensors")
+
+
+def test_what_extract_says_to_do_next_trains_from_the_store(run, folder, network):
+    printed = run(
+        "extract", folder, "--store", "my store", *network, "--methods", "dtl+, linear", "--set", "transform=vtab"
+    )
+    commands = [line.removeprefix("train from them: ") for line in printed.splitlines() if "train from" in line]
+    assert len(commands) == 2
+    before = sorted(Path("my store").rglob("*"))
+    for number, command in enumerate(commands):
+        words = shlex.split(command)
+        assert words[0] == "sidetune"
+        run(*words[1:], "--epochs", "1", "--out", f"stored {number}")
+    assert sorted(Path("my store").rglob("*")) == before, "nothing had to be computed again"
+
+
+def test_names_of_files_that_are_no_utf8_are_printed(run, folder, model):
+    odd = folder / "test/grey/caf\udce9.png"
+    shutil.copy(next((folder / "test/grey").iterdir()), odd)
+    assert "caf\\xe9.png: " in run("predict", model, folder / "test")
+    assert any("caf\\xe9.png" in row["image"] for row in json.loads(run("predict", model, folder / "test", "--json")))
+
+
+def test_mistyped_names_are_told_before_anything_is_read(run, folder, network, monkeypatch):
+    def read(*_, **__):
+        raise AssertionError("the data were read")
+
+    monkeypatch.setattr("sidetune.cli.data.read_data", read)
+    other = ("--backbone", "vit_tiny_patch16_224.augreg_in21")
+    for words, message in (
+        (("fit", folder, *other), "Near: vit_tiny_patch16_224.augreg_in21k"),
+        (("compare", folder, *other), "unknown backbone"),
+        (("compare", folder, *network, "--methods", "linear, bitft"), "did you mean bitfit"),
+        (("extract", folder, "--store", "s", *network, "--methods", "dlt+"), "did you mean dtl+"),
+        (("ablate", folder, "dtl-rnk", *network), "did you mean dtl-rank"),
+        (("ablate", folder, "dtl+:rank=1", *other), "unknown backbone"),
+        (("search", folder, "--max-parameters", "9", *other), "unknown backbone"),
+        (("fit", folder, *network, "--set", "transform=vtb"), "did you mean vtab"),
+        (("fit", folder, "--backbone", "none.pth"), "no weights file at none.pth"),
+        (("fit", folder, "--backbone", network[1]), "does not say which network it fits"),
+        (
+            ("fit", folder, "--backbone", network[1], "--set", "architecture=vit_tiny_patch16_244"),
+            "vit_tiny_patch16_224",
+        ),
+    ):
+        status, printed = run(*words, fails=True)
+        assert status == 2 and message in printed, printed
 
 
 def test_methods_and_recipes(run):

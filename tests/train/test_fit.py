@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 import sidetune
 from sidetune.contract import disturb
 from sidetune.data.samples import Samples
-from sidetune.errors import DataError, Interrupted, NonFiniteLoss, NoSpace, RunExists
+from sidetune.errors import DataError, DataWarning, Interrupted, NonFiniteLoss, NoSpace, RunExists
 from sidetune.methods import METHODS
 from sidetune.train import checkpoint
 from sidetune.train.kept import together
@@ -159,6 +159,40 @@ def test_a_folder_gives_its_class_names_to_the_model(vit, folder):
     other = sidetune.adapt(vit, "linear", classes=("a", "b", "c"))
     with pytest.raises(DataError, match="classes that the training images do not: dark"):
         sidetune.fit(other, folder / "train", recipe=QUICK)
+
+
+def test_python_takes_what_the_command_line_takes(vit, folder):
+    model = sidetune.adapt(vit, "linear", num_classes=3, transform="vtab")
+    done = sidetune.fit(model, folder, recipe=Recipe(epochs=2, keep="best"))
+    assert model.classes == ("dark", "grey", "light") and all(e.val_accuracy is not None for e in done.history)
+    assert [sidetune.evaluate(model, source).num_images for source in (folder, folder / "val")] == [6, 9]
+    images = [str(path.relative_to(folder)) for path in sorted((folder / "train").rglob("*.png"))]
+    for name in ("train800val200.txt", "test.txt"):
+        rows = [f"{path} {'dark grey light'.split().index(path.split('/')[1])}" for path in images]
+        (folder / name).write_text("\n".join(rows[: 33 if "train" in name else 5]))
+    model = sidetune.adapt(vit, "linear", num_classes=3, transform="vtab")
+    with pytest.warns(DataWarning, match="5 identical pictures"):
+        sidetune.fit(model, str(folder), recipe=Recipe(epochs=1))
+    assert model.classes == ("0", "1", "2")
+    model = sidetune.adapt(vit, "linear", classes=sidetune.read_data("sprites-location").train.classes)
+    assert sidetune.evaluate(model, "sprites-location").num_images == 1000
+
+
+def test_a_score_tells_classes_apart(vit, samples):
+    model = sidetune.adapt(vit, "linear", classes=samples.classes, transform="vtab")
+    torch.nn.init.zeros_(model.head.weight)
+    model.head.bias.data = torch.tensor([0.0, 1.0, 0.0])  # everything is grey
+    rare = samples.subset([i for i, label in enumerate(samples.labels) if label == 1] + [0, 3])
+    score = sidetune.evaluate(model, rare)
+    assert score.by_class == ((2, 0), (16, 16), (0, 0)) and score.recalls == (0, 1, None)
+    assert score.accuracy == 16 / 18 and score.balanced_accuracy == 0.5
+    assert score.described(model.classes)["recall"] == {"dark": 0, "grey": 1, "light": None}
+
+
+def test_a_batch_of_one_image_past_trained_batchnorms_says_what_to_do(samples):
+    model = sidetune.adapt(tiny_backbone("resnet"), "full", classes=samples.classes, transform="vtab")
+    with pytest.raises(ValueError, match="trained BatchNorms want at least two values a channel.*batch_size of 2"):
+        sidetune.fit(model, samples.subset([0, 1, 2]), recipe=Recipe(epochs=1, batch_size=1, precision="fp32"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_epoch(vit, samples, tmp_path):
