@@ -85,12 +85,18 @@ def main() -> None:
     except Interrupted as e:
         fail(console, e, STOPPED)
     except (SidetuneError, ValueError, OSError) as e:
-        fail(console, e, WRONG)
+        fail(console, of_worker(e), WRONG)
 
 
 def say(message: Warning | str, *_: object, **__: object) -> None:
     """A warning, as a user of the command line reads it."""
     Console(stderr=True).print(f"note: {message}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def of_worker(error: Exception) -> Exception:
+    """An error that a process which reads images has met, without the traceback that torch puts in front of it."""
+    _, met, message = str(error).partition(f"\n{type(error).__module__}.{type(error).__name__}: ")
+    return type(error)(message.strip()) if met and "worker process" in str(error) else error
 
 
 def fail(console: Console, error: BaseException, status: int) -> None:

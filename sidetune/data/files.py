@@ -17,15 +17,17 @@ from sidetune.data.names import named, printable
 from sidetune.errors import DataError, DataWarning
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .avif .avifs .gif .bmp .dib .tif .tiff .jp2 .j2k .jpx .jpf .jpc "
-    ".ppm .pgm .pbm .pnm .pfm .tga .ico .icns .pcx .dds .sgi .rgb .qoi".split()
+    ".jpg .jpeg .jpe .jfif .jif .mpo .png .apng .webp .avif .avifs .gif .bmp .dib .tif .tiff .jp2 .j2k .j2c .jpx .jpf "
+    ".jpc .ppm .pgm .pbm .pnm .pfm .tga .icb .vda .vst .ico .icns .cur .pcx .dcx .dds .sgi .rgb .rgba .bw .qoi .psd "
+    ".fit .fits .blp .ftc .ftu .gbr .im .msp .pcd .pxr .ras .xbm .xpm".split()
 )
-"""Extensions, in lower case, of files that are taken for images; whether one is, its decoder says."""
+"""Extensions, in lower case, of files that are taken for images: what Pillow reads by itself. Whether one is an image,
+its decoder says."""
 HEIF = frozenset({".heic", ".heif", ".hif"})
 """What telephones write; read where the package pillow-heif is installed."""
 UNREAD = frozenset(
-    ".svg .psd .xcf .ai .eps .pdf .jxl .jxr .exr .hdr .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .raw .pef .srw "
-    ".dcm .dicom .nii .fits .czi .lif .nd2 .oib .oif .vsi .ims .mrc .svs .ndpi .npy .h5".split()
+    ".svg .xcf .ai .eps .pdf .jxl .jxr .exr .hdr .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .raw .pef .srw "
+    ".dcm .dicom .nii .czi .lif .nd2 .oib .oif .vsi .ims .mrc .svs .ndpi .npy .h5".split()
 )
 """Pictures that nothing here reads."""
 SERVICE = frozenset(

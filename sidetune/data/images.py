@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from sidetune.data.files import HEIF
 from sidetune.data.names import printable
 from sidetune.data.pixels import extent_of, is_deep, levels_of, to_rgb, values_of
 from sidetune.data.reading import Levels, Reading
@@ -90,7 +91,8 @@ def read_image(path: str | Path, reading: Reading | None = None) -> Read:
     except FileNotFoundError:
         raise DataError(f"no image at {printable(path)}") from None
     except UnidentifiedImageError:
-        raise DataError(f"{printable(path)} is not an image that can be read") from None
+        heif = " without pillow-heif (pip install pillow-heif)" if Path(path).suffix.lower() in HEIF else ""
+        raise DataError(f"{printable(path)} is not an image that can be read{heif}") from None
     except Image.DecompressionBombError as e:
         raise too_large(path, str(e), allowed) from None
     except Exception as e:  # decoders of damaged files raise nearly anything

@@ -195,6 +195,22 @@ def test_what_extract_says_to_do_next_trains_from_the_store(run, folder, network
     assert sorted(Path("my store").rglob("*")) == before, "nothing had to be computed again"
 
 
+def test_a_picture_that_vanishes_while_training_is_named_without_a_traceback(run, folder, network, monkeypatch):
+    from sidetune.cli import data
+
+    read = data.read_checked
+
+    def and_lose_one(*args, **how):
+        splits = read(*args, **how)
+        splits.train.images[3].unlink()
+        return splits
+
+    monkeypatch.setattr(data, "read_checked", and_lose_one)
+    words = ("fit", folder, *network, "--epochs", "1", "--set", "recipe.features=off", "--set", "recipe.num_workers=1")
+    status, printed = run(*words, fails=True)
+    assert status == 2 and printed.splitlines()[-1].startswith("error: no image at ") and "worker" not in printed
+
+
 def test_names_of_files_that_are_no_utf8_are_printed(run, folder, model):
     odd = folder / "test/grey/caf\udce9.png"
     shutil.copy(next((folder / "test/grey").iterdir()), odd)

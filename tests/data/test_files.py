@@ -57,7 +57,20 @@ def test_the_extensions_of_images_in_either_case(tmp_path):
     assert len(images_under(tmp_path)) == 13
 
 
-def test_what_is_passed_over_is_counted_by_extension(tmp_path):
+@pytest.fixture
+def heif(monkeypatch):
+    """Installs the reader of HEIC, or takes it away."""
+
+    def install(there):
+        monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: there or None)
+        files.readable.cache_clear()
+
+    yield install
+    files.readable.cache_clear()
+
+
+def test_what_is_passed_over_is_counted_by_extension(tmp_path, heif):
+    heif(False)
     for name in ("a.jpg", "b.heic", "c.HEIC", "d.mp4", "e.txt", "notes"):
         put(tmp_path / name)
     with pytest.warns(
@@ -66,12 +79,10 @@ def test_what_is_passed_over_is_counted_by_extension(tmp_path):
         assert len(images_under(tmp_path)) == 1
 
 
-def test_heic_is_an_image_where_its_reader_is_installed(tmp_path, monkeypatch):
+def test_heic_is_an_image_where_its_reader_is_installed(tmp_path, heif):
     put(tmp_path / "a.heic")
-    monkeypatch.setattr(files.importlib.util, "find_spec", lambda name: name == "pillow_heif")
-    files.readable.cache_clear()
+    heif(True)
     assert len(images_under(tmp_path)) == 1
-    files.readable.cache_clear()
 
 
 def test_a_file_without_an_extension_is_what_its_first_bytes_say(tmp_path):
@@ -154,3 +165,12 @@ def test_an_order_that_does_not_depend_on_the_disk(tmp_path, monkeypatch):
     assert images_under(tmp_path) == sorted(expected)
     shutil.move(tmp_path / "a", tmp_path / "z")
     assert names(tmp_path, images_under(tmp_path))[-1] == "z/1.jpg"
+
+
+def test_everything_that_pillow_opens_by_itself_is_taken():
+    Image.init()
+    others = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG", "IPTC", "FLI"}  # programs of others, films, no pictures
+    opened = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    known = {suffix for suffix in opened if Image.EXTENSION[suffix] not in others} - files.HEIF
+    assert known <= files.SUFFIXES
+    assert not files.SUFFIXES & files.UNREAD
