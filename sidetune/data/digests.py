@@ -6,7 +6,7 @@ import hashlib
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,7 +15,7 @@ from sidetune.data.names import named
 from sidetune.errors import DataError, DataWarning
 
 if TYPE_CHECKING:
-    from sidetune.data.samples import Splits
+    from sidetune.data.samples import Samples
 
 K = TypeVar("K", bound=Hashable)
 TAIL = 4096
@@ -47,11 +47,9 @@ def same_bytes(paths: Iterable[Path]) -> list[list[Path]]:
 
 def alike(paths: Sequence[Path], key: Callable[[Path], K]) -> list[list[Path]]:
     """Those of which two or more have the same key."""
-    with ThreadPoolExecutor() as pool:
-        keys = pool.map(key, paths)
-        groups = defaultdict(list)
-        for path, value in zip(paths, keys, strict=True):
-            groups[value].append(path)
+    groups = defaultdict(list)
+    for path in paths:
+        groups[key(path)].append(path)
     return [group for group in groups.values() if len(group) > 1]
 
 
@@ -71,10 +69,10 @@ def tail_of(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {e.strerror or e}") from e
 
 
-def warn_of_repeats(splits: Splits) -> None:
+def warn_of_repeats(name: str, parts: Mapping[str, Samples]) -> None:
     """Say which pictures stand in two parts, under two classes, or twice under one, byte for byte."""
     places: dict[Path, list[tuple[str, str]]] = defaultdict(list)
-    for part, samples in splits.parts().items():
+    for part, samples in parts.items():
         for path, label in zip(samples.images, samples.labels, strict=True):
             places[path].append((part, samples.classes[label]))
     groups = same_bytes(places)
@@ -82,11 +80,11 @@ def warn_of_repeats(splits: Splits) -> None:
     groups += [[path] for path, stands in places.items() if len(stands) > 1 and path not in grouped]
     leaks, torn, twice = [], [], []
     for group in groups:
-        parts, classes = zip(*(place for path in group for place in places[path]), strict=True)
+        held_by, classes = zip(*(place for path in group for place in places[path]), strict=True)
         told = " = ".join(str(Path(*path.parts[-3:])) for path in group[:3])
         if len(set(classes)) > 1:
             torn.append(told)
-        if len(set(parts)) > 1:
+        if len(set(held_by)) > 1:
             leaks.append(told)
         elif len(set(classes)) == 1:
             twice.append(told)
@@ -97,4 +95,4 @@ def warn_of_repeats(splits: Splits) -> None:
     ):
         if found:
             told = f"{len(found):,} identical pictures (the same bytes) stand {what}"
-            warnings.warn(f"{splits.name}: {told}: {named(found)}", DataWarning, stacklevel=3)
+            warnings.warn(f"{name}: {told}: {named(found)}", DataWarning, stacklevel=3)

@@ -44,7 +44,7 @@ def read_data(
         splits = read_vtab(path, tune=tune, skip_missing=skip_bad)
     else:
         splits = read_splits(path, seed=seed, layout=layout, classes=classes)
-    warn_of_repeats(splits)
+    warn_of_repeats(splits.name, splits.parts())
     return splits if reading is None else splits.mapped(lambda samples: replace(samples, reading=reading))
 
 
@@ -52,7 +52,9 @@ def read_training(source: str | Path, classes: tuple[str, ...] | None = None) ->
     """What to train on and, where the source has several parts, to validate on; a folder of classes is taken whole."""
     if not is_named(source) and Path(source).is_dir() and not has_lists(Path(source)):
         if parts_of(Path(source), "auto", classes) is None:
-            return read_folder(source, classes), None
+            samples = read_folder(source, classes)
+            warn_of_repeats(str(source), {"train": samples})
+            return samples, None
     splits = read_data(source, classes=classes)
     return splits.train, splits.val
 

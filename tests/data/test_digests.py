@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from sidetune.data.digests import TAIL, same_bytes
-from sidetune.data.sources import read_data
+from sidetune.data.sources import read_data, read_training
 from sidetune.errors import DataError, DataWarning
 
 
@@ -39,6 +39,12 @@ def test_a_picture_twice_and_a_link_to_one_are_named(folder):
     (folder / "train/light/link.png").symlink_to(first.name)
     with pytest.warns(DataWarning, match="2 identical pictures .* several times in one part"):
         read_data(folder)
+
+
+def test_a_folder_that_is_trained_on_whole_is_looked_at_too(folder):
+    shutil.copy(folder / "train/dark/0.png", folder / "train/light/copy.png")
+    with pytest.warns(DataWarning, match="train: 1 identical pictures .* under several classes"):
+        read_training(folder / "train")
 
 
 def test_a_file_that_two_lists_name_is_named(folder):
