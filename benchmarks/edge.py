@@ -75,7 +75,8 @@ THEIRS = """
 import sys, time
 import timm, torch
 import sidetune
-from sidetune.features import Features
+from sidetune.seam.features import Features
+from sidetune.seam.taps import sum_of_taps
 from sidetune.train.optimizer import make_optimizer
 from sidetune.train.step import backward
 torch.set_num_threads(int(sys.argv[4]))
@@ -86,7 +87,7 @@ optimizer = make_optimizer(model, sidetune.Recipe(), 1e-3)
 x, labels = torch.randn(128, 197, 768), torch.arange(128) % classes
 def step(number):
     images = (torch.arange(batch) + number * batch) % len(x)
-    backward(model, Features(gathered={12: x[images]}), labels[images])
+    backward(model, Features({sum_of_taps(12): x[images]}), labels[images])
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 """

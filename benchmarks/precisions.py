@@ -16,10 +16,10 @@ import torch
 import sidetune
 from sidetune.cli.demo import BACKBONE, TASKS, K
 from sidetune.data.sources import read_data
-from sidetune.features import from_named
 from sidetune.measure.machine import birth_certificate
 from sidetune.methods.linear import Linear
 from sidetune.methods.mist import MIST
+from sidetune.seam.features import from_named
 from sidetune.store import FeatureMemory
 from sidetune.train.kept import share_features
 from sidetune.wire.codec import decode, encode, num_bytes
@@ -33,7 +33,7 @@ def sent(features: FeatureMemory, precision: str) -> FeatureMemory:
     for name, t in features.features.named():
         if precision == "none":
             tensors[name] = t.float()
-        elif name.startswith("gathered"):
+        elif name.startswith("sum"):
             shape = tuple(t.shape[1:])
             arrays = [decode(encode(x.float().numpy(), precision), shape, precision) for x in t]
             tensors[name] = torch.stack([torch.from_numpy(x) for x in arrays])

@@ -20,8 +20,8 @@ from peers import NUM_CLASSES, PEERS, make_step
 from torch import Tensor, nn
 
 import sidetune
-from sidetune.features import Features
 from sidetune.measure.machine import birth_certificate
+from sidetune.seam.features import Features
 from sidetune.train.optimizer import make_optimizer
 from sidetune.train.step import backward, save_memory
 

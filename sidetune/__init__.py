@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from sidetune.data.sources import read_data
     from sidetune.data.transforms import Transform
     from sidetune.export import export_onnx
-    from sidetune.features import Features, Need
     from sidetune.measure.compare import compare
     from sidetune.measure.plan import fit_budget, plan
     from sidetune.methods import METHODS, Adaptation, Method, SideNetwork
     from sidetune.model import AdaptedModel, adapt
     from sidetune.saving import load
+    from sidetune.seam.features import Features
+    from sidetune.seam.taps import Need, Tap
     from sidetune.train.begin import begin
     from sidetune.train.conventions import CONVENTIONS, find_convention
     from sidetune.train.evaluate import evaluate
@@ -54,6 +55,7 @@ __all__ = [
     "Samples",
     "SideNetwork",
     "Splits",
+    "Tap",
     "Transform",
     "adapt",
     "begin",
@@ -81,12 +83,13 @@ HOMES = {
     "sidetune.data.samples": ("Samples", "Splits"),
     "sidetune.data.transforms": ("Transform",),
     "sidetune.export": ("export_onnx",),
-    "sidetune.features": ("Features", "Need"),
     "sidetune.measure.compare": ("compare",),
     "sidetune.measure.plan": ("fit_budget", "plan"),
     "sidetune.methods": ("METHODS", "Adaptation", "Method", "SideNetwork"),
     "sidetune.model": ("AdaptedModel", "adapt"),
     "sidetune.saving": ("load",),
+    "sidetune.seam.features": ("Features",),
+    "sidetune.seam.taps": ("Need", "Tap"),
     "sidetune.train.begin": ("begin",),
     "sidetune.train.conventions": ("CONVENTIONS", "find_convention"),
     "sidetune.train.evaluate": ("evaluate",),

@@ -14,11 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sidetune.backbones import Backbone
 from sidetune.backbones.prefix import Prefix
 from sidetune.backbones.structure import empty, rebuild
-from sidetune.features import Need
 from sidetune.methods import Method
 from sidetune.methods.fitting import check_is_method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.saving import from_saved
+from sidetune.seam.taps import Need, pooled
 
 
 def check_method(method: Method, backbone: Backbone) -> None:
@@ -53,11 +53,10 @@ def check_method(method: Method, backbone: Backbone) -> None:
 
 
 def starts_as_promised(model: AdaptedModel, backbone: Backbone, images: Tensor) -> None:
-    pool = model.suffix.pool_name
-    need = Need(pooled=frozenset({pool}))
-    plain = Prefix(backbone, need)(images, need).pooled[pool]
+    tap = pooled(backbone.pool_named(model.method.pool))
+    plain = Prefix(backbone, Need({tap}))(images, Need({tap}))[tap]
     with torch.no_grad():
-        adapted = model.suffix(model.features(images))
+        adapted = vector(model, images)
     expected = (len(images), backbone.num_features)
     assert adapted.shape == expected, f"pooled features are {expected} as the backbone's, but came as {adapted.shape}"
     if model.method.starts_as_identity:
@@ -65,6 +64,12 @@ def starts_as_promised(model: AdaptedModel, backbone: Backbone, images: Tensor) 
             f"before training features are exactly the backbone's, but differ by {(adapted - plain).abs().max():.2g}; "
             f"a method that starts otherwise says so: starts_as_identity: ClassVar[bool] = False"
         )
+
+
+def vector(model: AdaptedModel, images: Tensor) -> Tensor:
+    """What the head is given of each image."""
+    readout = model.head.readout
+    return readout(model.suffix(model.features(images))[readout.tap])
 
 
 def begins(model: AdaptedModel, images: Tensor, labels: Tensor) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from sidetune.atomic import replacing
 from sidetune.errors import MissingExtra
-from sidetune.features import Features, from_named
 from sidetune.model import AdaptedModel
+from sidetune.seam.features import Features
+from sidetune.seam.taps import Tap
 
 TOLERANCE = 1e-4
 
@@ -25,13 +26,13 @@ TOLERANCE = 1e-4
 class EdgeHalf(nn.Module):
     """Features as they cross the wire, (batch, token, channel), -> logits."""
 
-    def __init__(self, model: AdaptedModel, tap: str, shape: torch.Size) -> None:
+    def __init__(self, model: AdaptedModel, tap: Tap, shape: torch.Size) -> None:
         super().__init__()
         self.suffix, self.head, self.tap, self.shape = model.suffix, model.head, tap, shape
 
     def forward(self, features: Tensor) -> Tensor:
         z = features.unflatten(1, self.shape[:-1])
-        return self.head(self.suffix(from_named([(self.tap, z.movedim(-1, 1) if self.suffix.channels_first else z)])))
+        return self.head(self.suffix(Features({self.tap: z.movedim(-1, 1) if self.suffix.channels_first else z})))
 
 
 def export_onnx(model: AdaptedModel, path: str | Path, *, edge: bool = False) -> float:
@@ -97,14 +98,14 @@ def told(model: AdaptedModel, *, edge: bool) -> dict[str, str]:
         "method": {"type": type(model.method).__name__, **asdict(model.method)},
     }
     if edge:
-        about["features"] = sorted(model.need.names())
+        about["features"] = sorted(map(str, model.need))
     return {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()}
 
 
 def edge_half(model: AdaptedModel, images: Tensor) -> tuple[EdgeHalf, Tensor]:
     """The edge half, and features of these images for it."""
-    taps = sorted(model.need.names())
-    if model.frozen_depth < model.num_blocks or len(taps) != 1 or taps[0].startswith("pooled"):
+    taps = list(model.need)
+    if model.frozen_depth < model.num_blocks or len(taps) != 1 or taps[0].kind == "pool":
         raise ValueError(
             f"{type(model.method).__name__} has no edge half that goes on from one matrix of tokens; MIST has"
         )

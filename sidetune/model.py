@@ -16,9 +16,9 @@ from sidetune.backbones.prefix import Prefix, check_images
 from sidetune.data.pictures import One, Picture, Pixels, all_of, as_rgb, is_one
 from sidetune.data.reading import Reading
 from sidetune.data.transforms import Transform
-from sidetune.features import Features
 from sidetune.methods import Method, adaptation, find_method
-from sidetune.suffix import IMAGES, Suffix
+from sidetune.seam.features import Features
+from sidetune.seam.suffix import IMAGES, Suffix
 from sidetune.tasks.classification import Classification, Prediction
 
 if TYPE_CHECKING:
@@ -40,15 +40,14 @@ class AdaptedModel(nn.Module):
         self.begun = False
         """Whether the method has seen the training images it starts from; see `Method.begin`."""
         self.num_blocks = backbone.num_blocks
-        pool = backbone.pool_named(method.pool)
         parts = adaptation(method, backbone)
         self.num_units = parts.num_units
-        self.suffix = Suffix(backbone, parts, pool)
+        self.suffix = Suffix(backbone, parts, task.taps(backbone, method))
         self.need = self.suffix.need
         self.prefix = None
         if self.suffix.seam != IMAGES:
             self.prefix = Prefix(backbone, self.need)
-        self.head = task.head(backbone.num_features, method.head_start)
+        self.head = task.head(backbone, method)
         self.dtype = torch.float32
         self.is_compiled = False
         self.eval()
@@ -104,8 +103,8 @@ class AdaptedModel(nn.Module):
         """
         given = self.features(x) if isinstance(x, Tensor) else x
         with by_autocast(self.head.weight.device, self.dtype):
-            if self.is_compiled and batch_size(given) == 1:
-                return self.head(self.suffix(twice(given))[:1])
+            if self.is_compiled and len(given) == 1:
+                return self.head(self.suffix(twice(given)).map(lambda t: t[:1]))
             return self.head(self.suffix(given))
 
     def trained(self) -> dict[str, Tensor]:
@@ -183,10 +182,6 @@ class AdaptedModel(nn.Module):
         from sidetune.merging import merge
 
         return merge(self, into)
-
-
-def batch_size(given: Features | Tensor) -> int:
-    return len(given if isinstance(given, Tensor) else given.tensors()[0])
 
 
 def twice(given: Features | Tensor) -> Features | Tensor:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from sidetune.backbones import Backbone, open_backbone
 from sidetune.data.samples import Samples
+from sidetune.seam.taps import Need, Tap
 
 pytest_plugins = ["services"]
 
@@ -61,6 +62,11 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 @pytest.fixture
 def vit() -> Backbone:
     return tiny_backbone("vit")
+
+
+def taps(names: str) -> Need:
+    """`input.1 output.2` as a need."""
+    return Need(map(Tap.named, names.split()))
 
 
 def squares() -> Samples:

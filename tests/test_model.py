@@ -182,5 +182,5 @@ def test_features_of_two_tasks_come_from_one_pass(vit):
 def test_tensor_datasets_of_features_can_be_moved(vit):
     model = sidetune.adapt(vit, "dtl+", num_classes=3)
     features = model.features(torch.randn(2, 3, 32, 32))
-    assert features.to("cpu").outputs.keys() == features.outputs.keys()
+    assert features.to("cpu").taps.keys() == features.taps.keys()
     assert isinstance(TensorDataset(*features.tensors()), TensorDataset)

@@ -29,14 +29,16 @@ class Parts:
     """The pooling the network was pretrained with."""
     layout: Layout
 
-    def named_parts(self, pool: str) -> Iterator[tuple[str, nn.Module]]:
-        """Every module of the network under the name that trained parameters carry, e.g. `blocks.7`."""
+    def named_parts(self, pool: str | None) -> Iterator[tuple[str, nn.Module]]:
+        """Every module of the network under the name that trained parameters carry, e.g. `blocks.7`; of the poolings
+        the one that is read."""
         yield "stem", self.stem
         for i, block in self.blocks.items():
             if i in self.transitions:
                 yield f"transitions.{i}", self.transitions[i]
             yield f"blocks.{i}", block
-        yield "pool", self.pools[pool]
+        if pool is not None:
+            yield "pool", self.pools[pool]
 
 
 @dataclass(frozen=True, kw_only=True)

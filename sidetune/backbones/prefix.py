@@ -13,7 +13,18 @@ from torch import Tensor, nn
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.held import hold, is_low, natively
 from sidetune.backbones.structure import shared
-from sidetune.features import Features, Need, widened
+from sidetune.seam.features import Features, widened
+from sidetune.seam.taps import (
+    Need,
+    Tap,
+    block_input,
+    block_output,
+    last_block,
+    numbers,
+    pooled,
+    poolings,
+    sum_of_taps,
+)
 
 
 class Prefix(nn.Module):
@@ -21,16 +32,17 @@ class Prefix(nn.Module):
 
     def __init__(self, backbone: Backbone, need: Need) -> None:
         super().__init__()
-        if need.gathered and (changing := [i for i in backbone.blocks if not backbone.keeps_shape(i)]):
+        sums = numbers(need, "sum")
+        if sums and (changing := [i for i in backbone.blocks if not backbone.keeps_shape(i)]):
             raise ValueError(f"taps cannot be summed: blocks {changing} change the shape of what they are given")
         self.image_size = backbone.card.image_size
         self.stem = shared(backbone.stem)
-        numbers = range(1, need.last_block(backbone.num_blocks) + 1)
-        self.blocks = nn.ModuleDict({str(i): shared(backbone.blocks[i]) for i in numbers})
+        run = range(1, last_block(need, backbone.num_blocks) + 1)
+        self.blocks = nn.ModuleDict({str(i): shared(backbone.blocks[i]) for i in run})
         self.transitions = nn.ModuleDict(
-            {str(i): shared(t) for i, t in backbone.transitions.items() if i in numbers or need.gathered}
+            {str(i): shared(t) for i, t in backbone.transitions.items() if i in run or sums}
         )
-        self.pools = nn.ModuleDict({name: shared(backbone.pools[name]) for name in sorted(need.pooled)})
+        self.pools = nn.ModuleDict({name: shared(backbone.pools[name]) for name in poolings(need)})
         self.dtype = torch.float32
         self.eval()
 
@@ -51,27 +63,30 @@ class Prefix(nn.Module):
             return self.step_through(images.to(self.dtype) if is_low(self.dtype) else images, need)
 
     def step_through(self, images: Tensor, need: Need) -> Features:
-        inputs: dict[int, Tensor] = {}
-        outputs: dict[int, Tensor] = {}
-        gathered: dict[int, Tensor] = {}
+        taps: dict[Tap, Tensor] = {}
+
+        def take(tap: Tap, t: Tensor) -> None:
+            if tap in need:
+                taps[tap] = in_compute_type(t)
+
         z = self.stem(images)
-        total = widened(z) if need.gathered else None
-        for number in range(need.last_block(len(self.blocks)) + 1):
+        sums = numbers(need, "sum")
+        total = widened(z) if sums else None
+        for number in range(last_block(need, len(self.blocks)) + 1):
             if number:
                 if (transition := str(number)) in self.transitions:
                     z = self.transitions[transition](z)
                     total = None if total is None else widened(self.transitions[transition](total.to(z.dtype)))
-                if number in need.inputs:
-                    inputs[number] = in_compute_type(z)
+                take(block_input(number), z)
                 z = self.blocks[str(number)](z)
                 total = None if total is None else total + z
-            if number in need.outputs:
-                outputs[number] = in_compute_type(z)
-            if number in need.gathered:
+            take(block_output(number), z)
+            if number in sums:
                 assert total is not None
-                gathered[number] = in_compute_type(self.to_last_stage(total.to(z.dtype), number))
-        pooled = {name: in_compute_type(self.pools[name](z)) for name in sorted(need.pooled)}
-        return Features(inputs=inputs, outputs=outputs, pooled=pooled, gathered=gathered)
+                take(sum_of_taps(number), self.to_last_stage(total.to(z.dtype), number))
+        for name in poolings(need):
+            take(pooled(name), self.pools[name](z))
+        return Features(taps)
 
     def to_last_stage(self, total: Tensor, block: int) -> Tensor:
         """A sum up to a block, in the shape of the last stage: the transitions still to come bring it there."""

@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from sidetune.backbones.structure import empty, rebuild
 from sidetune.errors import OverBudget
-from sidetune.features import Features
 from sidetune.measure.memory import Memory, training_memory, training_peak
 from sidetune.measure.parameters import Parameters, count
 from sidetune.model import AdaptedModel
+from sidetune.seam.features import Features
 from sidetune.train.precision import TYPES, best_device, resolve
 from sidetune.train.recipe import Precision, Recipe
 from sidetune.train.step import can_be_cut

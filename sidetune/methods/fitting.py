@@ -34,6 +34,8 @@ def check_fits(given: Any, method: Method, backbone: Backbone) -> Adaptation:
         if outside := [i for i in blocks if not first <= i <= last]:
             zero = "; 0 is the stem" if not first else ""
             raise ValueError(f"the side network of {name} {verb} blocks {outside}; blocks are {first}..{last}{zero}")
+    if given.side.source is not None and not given.side.writes:
+        raise ValueError(f"the side network of {name} has a source, but writes nothing that would go on from it")
     parts = dict(backbone.named_parts(backbone.pool_named(method.pool)))
     keys = {key_of(part): module for part, module in parts.items()}
     if unknown := [key for key in given.wraps if key not in keys]:

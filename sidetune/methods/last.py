@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.features import widened
 from sidetune.methods.method import Adaptation, Method, SideNetwork, check_positive
 from sidetune.methods.mist import LowRankAttention
+from sidetune.seam.features import widened
 
 
 class Climbed(NamedTuple):

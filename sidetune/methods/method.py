@@ -8,80 +8,40 @@ The frozen depth follows from them (`sidetune.model`); it is never stated.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.tasks.classification import HeadStart
+from sidetune.seam.adaptation import (
+    Adaptation as Adaptation,
+)
+from sidetune.seam.adaptation import (
+    Folds as Folds,
+)
+from sidetune.seam.adaptation import (
+    Make as Make,
+)
+from sidetune.seam.adaptation import (
+    SideNetwork as SideNetwork,
+)
+from sidetune.seam.adaptation import (
+    State as State,
+)
+from sidetune.seam.adaptation import (
+    Wraps as Wraps,
+)
+from sidetune.seam.adaptation import (
+    nothing as nothing,
+)
+from sidetune.seam.readout import Readout, native
 
 if TYPE_CHECKING:
     from sidetune.model import AdaptedModel
 
-State = Any
-"""What a side network carries from block to block (DTL's h)."""
-
-
-class SideNetwork(nn.Module):
-    """A small trainable network beside the blocks. This base reads and writes nothing."""
-
-    reads: tuple[int, ...] = ()
-    """Blocks, counted from 1, whose input is read."""
-    writes: tuple[int, ...] = ()
-    """Blocks whose output is changed; 0 is the stem. Blocks up to the first of them stay frozen."""
-
-    def read(self, block: int, x: Tensor, state: State) -> State:
-        """Take in the input `x` of a block; `state` is None at first. Called in order for every block in `reads`."""
-        return state
-
-    def write(self, block: int, z: Tensor, state: State) -> Tensor:
-        """Return what goes on in place of the output `z` of a block. Called for every block in `writes`."""
-        return z
-
-
-Make = Callable[[Any], nn.Module]
-"""Given a sub-layer, its replacement."""
-Wraps = Mapping[Any, Make]
-"""By name of a sub-layer within its part (`attn.qkv`): what makes its replacement. A tuple names sub-layers that run
-one straight after the other and are replaced by one; `Make` is given them as an `nn.Sequential`."""
-
-
-@runtime_checkable
-class Folds(Protocol):
-    """A replacement that can be folded away again."""
-
-    def merge(self) -> nn.Module:
-        """A plain layer that computes the same. Raises CannotMerge where there is none."""
-        ...
-
-
-def nothing(_: str) -> bool:
-    return False
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Adaptation:
-    """What a method adds to one backbone."""
-
-    side: SideNetwork = field(default_factory=SideNetwork)
-    wraps: Mapping[Any, Wraps] = field(default_factory=dict)
-    """By block, or by name of another part (`stem`, `transitions.3`, `pool`): what is replaced in it. Parts not named
-    stay as they are."""
-    trains: Callable[[str], bool] = nothing
-    """Which backbone parameters are trained, by name (`blocks.7.attn.qkv.bias`, `stem...`, `pool.norm.weight`)."""
-    gather: int | None = None
-    """Go on from the sum of taps z_0 + ... + z_k, this being k, in place of the last block's output."""
-    pool: nn.Module | None = None
-    """What makes one vector an image in place of the backbone's own pooling; its parameters are trained."""
-    num_units: int = 0
-    """Minimal structural units inserted into the backbone (DTL, AAAI 2024, table 1)."""
-
-    def wraps_in(self, part: str) -> Wraps:
-        """What is replaced in a part, by its name in `Parts.named_parts`."""
-        place, _, number = part.partition(".")
-        return self.wraps.get(int(number) if place == "blocks" else part, {})
+HeadStart = Literal["normal", "zero", "kaiming"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +59,11 @@ class Method(ABC):
     head_start: HeadStart = "normal"
     """The head's weights before the first step: `normal` (of 0.02, truncated), `zero`, `kaiming` (normal of
     sqrt(2 / classes)). Its bias is zero."""
+
+    def readout(self, backbone: Backbone) -> Readout:
+        """What the method suggests to tasks that read one vector an image. Raises ValueError for a pooling that does
+        not exist here."""
+        return native(backbone, self.pool)
 
     @abstractmethod
     def adapt(self, backbone: Backbone) -> Adaptation:

@@ -23,6 +23,8 @@ from torch.nn import functional as F
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.layout import Layout
 from sidetune.methods.method import Adaptation, Method, SideNetwork, check_positive
+from sidetune.seam.readout import Normed, Readout
+from sidetune.seam.taps import sum_of_taps
 
 Block = Literal["lae", "mlp", "dwconv"]
 
@@ -88,28 +90,20 @@ BLOCKS: dict[str, Callable[[int, int, Layout], nn.Module]] = {
 class EdgeNetwork(SideNetwork):
     """Layers in a row on the mean of the taps that were gathered; it writes after the last block."""
 
-    def __init__(self, layers: list[nn.Module], num_taps: int, num_blocks: int, layout: Layout) -> None:
+    def __init__(self, layers: list[nn.Module], k: int | None, num_blocks: int, layout: Layout) -> None:
+        """`k`: the last tap of the sum that the network goes on from; None for the last block's output."""
         super().__init__()
-        self.layers, self.num_taps, self.layout = nn.ModuleList(layers), num_taps, layout
-        self.writes = (num_blocks,) if layers else ()
+        self.layers, self.num_taps, self.layout = nn.ModuleList(layers), 1 if k is None else k + 1, layout
+        self.writes = (num_blocks,) if layers or k is not None else ()
+        self.source = None if k is None else sum_of_taps(k)
 
     def write(self, block: int, z: Tensor, state: Any) -> Tensor:
+        if not len(self.layers):
+            return z
         x = self.layout.to_side(z) / self.num_taps
         for layer in self.layers:
             x = layer(x.flatten(1, -2)).view_as(x) if isinstance(layer, LowRankAttention) else layer(x)
         return self.layout.from_side(x)
-
-
-class NormPool(nn.Module):
-    """LayerNorm without weights, then the class token or the mean over patches."""
-
-    def __init__(self, layout: Layout, width: int, kind: str) -> None:
-        super().__init__()
-        self.layout, self.width, self.kind = layout, width, kind
-
-    def forward(self, z: Tensor) -> Tensor:
-        x = F.layer_norm(self.layout.to_side(z), (self.width,), eps=1e-6)
-        return x[:, 0] if self.kind == "token" else self.layout.mean(self.layout.from_side(x))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +143,11 @@ class MIST(Method):
         """k from N down to a quarter of it."""
         return {"k": sorted({backbone.num_blocks * part // 12 for part in (3, 6, 8, 10, 12)})}
 
+    def readout(self, backbone: Backbone) -> Readout:
+        """LayerNorm without weights, then the class token or the mean over patches."""
+        last = backbone.num_blocks
+        return Normed(last, backbone.output_width(last), backbone.layout, "token" if self.pool == "token" else "mean")
+
     def adapt(self, backbone: Backbone) -> Adaptation:
         num_blocks, layout = backbone.num_blocks, backbone.layout
         k = num_blocks if self.k is None else self.k
@@ -161,7 +160,5 @@ class MIST(Method):
             raise ValueError("this backbone has no class token; use pool=mean")
         layers = [BLOCKS[self.block](width, self.rank, layout) for _ in range(self.layers)]
         return Adaptation(
-            side=EdgeNetwork(layers, k + 1 if self.gather else 1, num_blocks, layout),
-            gather=k if self.gather else None,
-            pool=NormPool(layout, width, self.pool),
+            side=EdgeNetwork(layers, k if self.gather else None, num_blocks, layout),
         )

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.features import widened
 from sidetune.methods.layers import (
     LINEAR,
     Linear,
@@ -34,6 +33,7 @@ from sidetune.methods.layers import (
 from sidetune.methods.lora import spread
 from sidetune.methods.method import Adaptation, Make, Method, check_positive
 from sidetune.methods.sensitivity import Selection, select, sensitivity, tunable, unpack
+from sidetune.seam.features import widened
 
 
 class Singles(nn.Module):

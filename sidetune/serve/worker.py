@@ -16,7 +16,8 @@ from sidetune.backbones.prefix import Prefix
 from sidetune.backbones.weights import is_file
 from sidetune.data.transforms import Transform
 from sidetune.errors import unknown
-from sidetune.features import Features, Need
+from sidetune.seam.features import Features
+from sidetune.seam.taps import Need
 from sidetune.train.precision import TYPES, best_device, resolve
 from sidetune.train.recipe import Precision
 from sidetune.wire.ask import GATHERS, Ask
@@ -45,34 +46,21 @@ class Worker:
 
     def need(self, names: Sequence[str]) -> Need:
         """What the prefix has to give for these outputs."""
-        last, gathers = self.card.num_blocks, [Ask.named(n) for n in names]
-        kinds = {a.gather for a in gathers}
-        outputs = range(last + 1) if "stack" in kinds else [last] if "last" in kinds else []
-        return Need(
-            gathered=frozenset(a.k for a in gathers if a.k is not None),
-            outputs=frozenset(outputs),
-            pooled=frozenset({"token"} & kinds),
-        )
+        return Need(tap for name in names for tap in Ask.named(name).taps(self.card.num_blocks))
 
     def compute(self, images: Sequence[Tensor], kind: Hashable) -> list[Taps]:
         """One pass for images that all want the same outputs; `kind` is a tuple of their names."""
         assert isinstance(kind, tuple)
         with torch.inference_mode():
             features = self.prefix(torch.stack(list(images)).to(self.device), self.need(kind))
-            outputs = {name: self.output(features, name).cpu() for name in kind}
+            outputs = {name: self.output(features, Ask.named(name)).cpu() for name in kind}
         return [{name: t[i] for name, t in outputs.items()} for i in range(len(images))]
 
-    def output(self, features: Features, name: str) -> Tensor:
+    def output(self, features: Features, ask: Ask) -> Tensor:
         """An output of the whole batch, with its tokens as the wire wants them."""
-        ask = Ask.named(name)
-        if ask.gather == "token":
-            return features.pooled["token"]
-        if ask.k is not None:
-            return self.tokens(features.gathered[ask.k])
-        last = self.card.num_blocks
-        if ask.gather == "last":
-            return self.tokens(features.outputs[last])
-        return torch.stack([self.tokens(features.outputs[i]) for i in range(last + 1)], dim=1)
+        taps = ask.taps(self.card.num_blocks)
+        parts = [features[tap] if tap.kind == "pool" else self.tokens(features[tap]) for tap in taps]
+        return torch.stack(parts, dim=1) if ask.gather == "stack" else parts[0]
 
     def tokens(self, z: Tensor) -> Tensor:
         """Any backbone's features as (batch, token, channel)."""

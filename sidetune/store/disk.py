@@ -8,12 +8,13 @@ another folder.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,11 +25,15 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from sidetune.atomic import remove_stale, replacing, write_text
 from sidetune.errors import NoSpace
-from sidetune.features import Features, Need, from_named, join
+from sidetune.seam.features import Features, from_named, join
+from sidetune.seam.taps import Kind, Need, Tap
 from sidetune.store.codec import Codec, decode, encode
 
 Compute = Callable[[Tensor], Features]
 SHARD_BYTES = 64 * 2**20
+FORMAT = 2
+FORMER: dict[str, Kind] = {"inputs": "input", "outputs": "output", "pooled": "pool", "gathered": "sum"}
+"""What version 1 of a store called the kinds of taps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +56,17 @@ class Origin:
     seed: int
     """Of the views."""
 
-    def described(self) -> dict[str, object]:
-        need = {name: sorted(taken) for name, taken in asdict(self.need).items()}
-        return {**asdict(self), "need": need, "format": 1}
+    def described(self, version: int = FORMAT) -> dict[str, object]:
+        """As a store's JSON has it. Version 1, of sidetune 0.1, called the kinds of taps otherwise."""
+        taps: object = sorted(map(str, self.need))
+        if version == 1:
+            taps = {old: sorted(tap.at for tap in self.need if tap.kind == kind) for old, kind in FORMER.items()}
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**fields, "need": taps, "format": version}
 
-    @property
-    def key(self) -> str:
-        return hashlib.sha256(json.dumps(self.described(), sort_keys=True).encode()).hexdigest()[:24]
+    def key(self, version: int = FORMAT) -> str:
+        """The name of the store's folder."""
+        return hashlib.sha256(json.dumps(self.described(version), sort_keys=True).encode()).hexdigest()[:24]
 
     @property
     def num_items(self) -> int:
@@ -102,8 +111,11 @@ class FeatureStore(Dataset[tuple[Features, Tensor]]):
     def shard(self, number: int) -> dict[str, Tensor]:
         if number not in self._shards:
             with safe_open(shard_path(self.folder, number), framework="pt") as file:
-                wanted = [n for n in file.keys() if n.removesuffix(".scale") in self.need.names()]
-                self._shards[number] = {name: file.get_tensor(name) for name in wanted}
+                names = {name: present(name) for name in file.keys()}
+                wanted = set(map(str, self.need))
+                self._shards[number] = {
+                    now: file.get_tensor(name) for name, now in names.items() if now.removesuffix(".scale") in wanted
+                }
         return self._shards[number]
 
     def __getstate__(self) -> dict[str, object]:
@@ -130,9 +142,9 @@ def fill(
     others serves as well. Several processes that begin at different shares (0..1) of it split the work. Raises NoSpace
     before anything is written if the disk cannot hold the rest.
     """
-    if (found := wider(root, origin)) is not None:
+    if (found := finished(root, origin)) is not None:
         return FeatureStore(*found, origin.need, labels, classes)
-    folder = root / origin.key
+    folder = root / origin.key()
     per_item = item_bytes(images[0][0], compute, origin.codec, channel_axis)
     per_shard = max(SHARD_BYTES // per_item, 1)
     num_shards = -(-origin.num_items // per_shard)
@@ -154,21 +166,36 @@ def fill(
     return FeatureStore(folder, origin, per_shard, origin.need, labels, classes)
 
 
-def wider(root: Path, origin: Origin) -> tuple[Path, Origin, int] | None:
-    """A finished store under `root` that holds these features among others: its folder, origin and images a shard."""
+def finished(root: Path, origin: Origin) -> tuple[Path, Origin, int] | None:
+    """A finished store under `root`, of this version or an earlier one, that holds these features among others or
+    alone: its folder, origin and images a shard. Not the folder that would be filled."""
     for path in root.glob("*/store.json"):
         try:
             told = json.loads(path.read_text())
-            need = Need(**{name: frozenset(taken) for name, taken in told["need"].items()})
-            per_shard = int(told["per_shard"])
+            need, version, per_shard = need_of(told["need"]), int(told["format"]), int(told["per_shard"])
         except (ValueError, TypeError, KeyError):
             continue
         candidate = replace(origin, need=need)
-        if origin.need == need or origin.need | need != need or path.parent.name != candidate.key:
+        if not origin.need <= need or path.parent.name != candidate.key(version) or path.parent.name == origin.key():
             continue
         if all(is_whole(shard_path(path.parent, n)) for n in range(-(-origin.num_items // per_shard))):
             return path.parent, candidate, per_shard
     return None
+
+
+def need_of(told: object) -> Need:
+    """What a store's JSON says that it holds. Raises ValueError or TypeError for what says nothing."""
+    if isinstance(told, dict):
+        return Need(Tap(FORMER[kind], at) for kind, taken in told.items() for at in taken)
+    if not isinstance(told, list):
+        raise ValueError("a store's taps are a list")
+    return Need(map(Tap.named, told))
+
+
+def present(name: str) -> str:
+    """A tensor's name in a shard as this version writes it."""
+    kind, _, rest = name.partition(".")
+    return f"{FORMER.get(kind, kind)}.{rest}"
 
 
 def shard_path(folder: Path, number: int) -> Path:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sidetune.features import Features, join
+from sidetune.seam.features import Features, join
 
 Compute = Callable[[Tensor], Features]
 

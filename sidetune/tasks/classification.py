@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from sidetune.errors import unknown
-
-HeadStart = Literal["normal", "zero", "kaiming"]
-HEAD_STARTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "normal": partial(nn.init.trunc_normal_, std=0.02),
-    "zero": nn.init.zeros_,
-    "kaiming": partial(nn.init.kaiming_normal_, a=0, mode="fan_out"),
-}
+from sidetune.backbones.backbone import Backbone
+from sidetune.heads.linear import LinearHead
+from sidetune.methods.method import Method
+from sidetune.seam.taps import Need
 
 
 @dataclass(frozen=True)
@@ -41,14 +34,13 @@ class Classification:
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("classes must have different names")
 
-    def head(self, width: int, start: str = "normal") -> nn.Linear:
-        """A linear layer with zero bias; `normal`, the DTL authors' start, is a truncated normal of 0.02."""
-        head = nn.Linear(width, len(self.classes))
-        if start not in HEAD_STARTS:
-            raise unknown("head start", start, HEAD_STARTS)
-        HEAD_STARTS[start](head.weight)
-        nn.init.zeros_(head.bias)
-        return head
+    def taps(self, backbone: Backbone, method: Method) -> Need:
+        """What is read: the tap of the vector that the method suggests."""
+        return Need({method.readout(backbone).tap})
+
+    def head(self, backbone: Backbone, method: Method) -> LinearHead:
+        """On the vector that the method suggests."""
+        return LinearHead(method.readout(backbone), len(self.classes), method.head_start)
 
     def loss(self, logits: Float[Tensor, "batch label"], labels: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
         return F.cross_entropy(logits.float(), labels)

@@ -18,7 +18,7 @@ from importlib.resources import files
 
 from sidetune.errors import unknown
 from sidetune.methods import find_method
-from sidetune.tasks.classification import HeadStart
+from sidetune.methods.method import HeadStart
 from sidetune.train.papers import HALF, PaperRun, paper_run
 from sidetune.train.recipe import Recipe
 

@@ -20,8 +20,9 @@ from sidetune.backbones import Backbone
 from sidetune.backbones.prefix import Prefix
 from sidetune.data.dataset import ImageDataset
 from sidetune.data.samples import Samples
-from sidetune.features import Features, Need
 from sidetune.model import AdaptedModel
+from sidetune.seam.features import Features
+from sidetune.seam.taps import Need
 from sidetune.store import FeatureMemory, FeatureStore, Kept
 from sidetune.store.disk import Origin, fill
 from sidetune.store.memory import remember
@@ -119,7 +120,8 @@ def fill_store(
         )
     views = recipe.views if isinstance(images, Views) else 0
     # views are made by the training transform, everything else by the one for evaluation
-    preprocessing: dict[str, object] = {**asdict(model.transform), "views": bool(views)}
+    said = {name: value for name, value in asdict(model.transform).items() if value is not None}
+    preprocessing: dict[str, object] = {**said, "views": bool(views)}
     if not views and repr(data.transform) != repr(model.transform.evaluation()):
         preprocessing["part"] = "train"  # a few presets prepare training images otherwise, though not at random
     if recipe.weights != "same":

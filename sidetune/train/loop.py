@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from sidetune.data.sources import read_training
 from sidetune.errors import Interrupted, NonFiniteLoss
-from sidetune.features import Features
 from sidetune.model import AdaptedModel
+from sidetune.seam.features import Features
 from sidetune.store import Kept
 from sidetune.train.batches import Data, as_dataset, evaluation_batches, is_unnamed, sized, training_batches
 from sidetune.train.begin import begin

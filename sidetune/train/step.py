@@ -10,8 +10,8 @@ from torch.amp.grad_scaler import GradScaler
 from torch.autograd.graph import save_on_cpu
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sidetune.features import Features
 from sidetune.model import AdaptedModel
+from sidetune.seam.features import Features
 from sidetune.train.recipe import Recipe
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from sidetune.backbones import Backbone
 from sidetune.data.samples import Samples
-from sidetune.features import Features
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
+from sidetune.seam.features import Features
 from sidetune.train.batches import as_dataset, evaluation_batches
 from sidetune.train.evaluate import score
 from sidetune.train.evolution import Evolution, Scored, evolve

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from sidetune.errors import shown, unknown
+from sidetune.seam.taps import Tap, block_output, pooled, sum_of_taps
 from sidetune.wire.codec import PRECISIONS
 from sidetune.wire.compression import COMPRESSIONS
 
@@ -46,6 +47,15 @@ class Ask:
     def name(self) -> str:
         """The output's name on the wire: sum.12, last, token, stack."""
         return self.gather if self.k is None else f"{self.gather}.{self.k}"
+
+    def taps(self, num_blocks: int) -> tuple[Tap, ...]:
+        """What a backbone of so many blocks has to give for it."""
+        if self.k is not None:
+            return (sum_of_taps(self.k),)
+        if self.gather == "token":
+            return (pooled("token"),)
+        first = 0 if self.gather == "stack" else num_blocks
+        return tuple(block_output(i) for i in range(first, num_blocks + 1))
 
     @classmethod
     def named(cls, name: str, precision: str = "fp32", compression: str = "none") -> Self:

@@ -3,20 +3,17 @@
 import pytest
 import timm
 import torch
-from conftest import CNN_SIZE, TINY, tiny_backbone, tiny_network
+from conftest import CNN_SIZE, TINY, taps, tiny_backbone, tiny_network
 
 from sidetune.backbones import open_backbone
 from sidetune.backbones.prefix import Prefix
 from sidetune.backbones.weights import digest_of
-from sidetune.features import Need
+from sidetune.seam.taps import Need, block_input, block_output, pooled, sum_of_taps
 
 
 def everything(backbone):
-    return Need(
-        inputs=frozenset(backbone.blocks),
-        outputs=frozenset(backbone.output_shapes),
-        pooled=frozenset(backbone.pools),
-    )
+    inputs, outputs = map(block_input, backbone.blocks), map(block_output, backbone.output_shapes)
+    return Need([*inputs, *outputs, *map(pooled, backbone.pools)])
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -26,9 +23,10 @@ def test_stepping_through_blocks_is_bit_for_bit_timms_own_forward(kind):
     images = torch.randn(2, 3, *backbone.card.image_size)
     features = Prefix(backbone, everything(backbone))(images, everything(backbone))
     expected = network.forward_head(network.forward_features(images), pre_logits=True)
-    assert torch.equal(features.pooled[backbone.native_pool], expected)
-    assert {i: tuple(t.shape[1:]) for i, t in features.inputs.items()} == dict(backbone.input_shapes)
-    assert {i: tuple(t.shape[1:]) for i, t in features.outputs.items()} == dict(backbone.output_shapes)
+    assert torch.equal(features[pooled(backbone.native_pool)], expected)
+    assert {i: tuple(features[block_input(i)].shape[1:]) for i in backbone.blocks} == dict(backbone.input_shapes)
+    outputs = {i: tuple(features[block_output(i)].shape[1:]) for i in range(backbone.num_blocks + 1)}
+    assert outputs == dict(backbone.output_shapes)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +48,8 @@ def test_other_sizes_and_variants_are_bit_for_bit_too(name, changes, size):
     backbone = open_backbone(network, image_size=size)
     assert digest_of(network.state_dict()) == before, "the caller's module is left untouched"
     images = torch.randn(2, 3, *backbone.card.image_size)
-    need = Need(pooled=frozenset({backbone.native_pool}))
-    found = Prefix(backbone, need)(images, need).pooled[backbone.native_pool]
+    tap = pooled(backbone.native_pool)
+    found = Prefix(backbone, Need({tap}))(images, Need({tap}))[tap]
     if hasattr(network, "set_input_size"):
         with pytest.warns() if "swin" in name else torch.no_grad():  # timm's resampling makes torch warn
             network.set_input_size(img_size=backbone.card.image_size)
@@ -83,45 +81,47 @@ def test_the_prefix_stays_asleep_whatever_train_is_called(backbone):
     first = Prefix(backbone, need)(images, need)
     prefix.train()
     assert not any(module.training for module in prefix.modules())
-    second = prefix(images, Need(outputs=need.outputs))
-    assert all(torch.equal(first.outputs[i], second.outputs[i]) for i in need.outputs)
+    outputs = Need(tap for tap in need if tap.kind == "output")
+    second = prefix(images, outputs)
+    assert second.taps.keys() == outputs and all(torch.equal(first[tap], second[tap]) for tap in outputs)
     assert not any(t.requires_grad for t in second.tensors())
     assert digest_of(prefix.state_dict()) == before
 
 
 def test_gathered_sums_are_the_taps_added_up(vit):
-    need = Need(outputs=frozenset(range(5)), gathered=frozenset({0, 2, 4}))
+    need = taps("output.0 output.1 output.2 output.3 output.4 sum.0 sum.2 sum.4")
     features = Prefix(vit, need)(torch.randn(2, 3, 32, 32), need)
-    for k, total in features.gathered.items():
-        assert torch.allclose(total, sum(features.outputs[i] for i in range(k + 1)), atol=1e-5)
+    for k in (0, 2, 4):
+        assert torch.allclose(features[sum_of_taps(k)], sum(features[block_output(i)] for i in range(k + 1)), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["swin", "convnext"])
 def test_gathered_sums_go_down_a_staged_network_through_its_own_transitions(kind):
     backbone = tiny_backbone(kind)
     num_blocks = backbone.num_blocks
-    need = Need(outputs=frozenset(range(num_blocks + 1)), gathered=frozenset(range(num_blocks + 1)))
+    need = Need(tap(i) for tap in (block_output, sum_of_taps) for i in range(num_blocks + 1))
     with torch.no_grad():
         features = Prefix(backbone, need)(torch.randn(2, 3, *backbone.card.image_size), need)
-        for k, found in features.gathered.items():
-            total = features.outputs[0]
+        for k in range(num_blocks + 1):
+            found = features[sum_of_taps(k)]
+            total = features[block_output(0)]
             for i in range(1, num_blocks + 1):
                 if i in backbone.transitions:
                     total = backbone.transitions[i](total)
-                total = total + features.outputs[i] if i <= k else total
-            assert found.shape == features.outputs[num_blocks].shape
+                total = total + features[block_output(i)] if i <= k else total
+            assert found.shape == features[block_output(num_blocks)].shape
             assert torch.allclose(found, total, atol=1e-5)
 
 
 def test_the_prefix_runs_no_further_than_it_must(vit):
-    prefix = Prefix(vit, Need(outputs=frozenset({4})))
+    prefix = Prefix(vit, taps("output.4"))
     prefix.blocks["3"].register_forward_hook(lambda *_: pytest.fail("block 3 ran"))
-    prefix(torch.randn(1, 3, 32, 32), Need(inputs=frozenset({1}), outputs=frozenset({2})))
+    prefix(torch.randn(1, 3, 32, 32), taps("input.1 output.2"))
 
 
 def test_features_cross_the_seam_in_the_type_of_autocast(vit):
     with torch.autocast("cpu", torch.bfloat16):
-        need = Need(outputs=frozenset({0, 2}))
+        need = taps("output.0 output.2")
         features = Prefix(vit, need)(torch.randn(1, 3, 32, 32), need)
     assert {t.dtype for t in features.tensors()} == {torch.bfloat16}
 
@@ -139,7 +139,7 @@ def test_images_too_small_for_a_network_are_refused():
 
 def test_images_of_another_size_are_refused_with_both_sizes(vit):
     with pytest.raises(ValueError, match=r"\(batch, 3, 32, 32\), got \(1, 3, 48, 48\)"):
-        need = Need(outputs=frozenset({0}))
+        need = taps("output.0")
         Prefix(vit, need)(torch.randn(1, 3, 48, 48), need)
 
 

@@ -139,7 +139,7 @@ def test_the_packaged_vit_computes_what_its_onnx_graph_computes(tmp_path):
     import onnxruntime
 
     from sidetune.backbones.prefix import Prefix
-    from sidetune.features import Need
+    from sidetune.seam.taps import Need, block_output
 
     package = packaged.PACKAGED["vit_small_patch14_dinov2.saliency"]
     spec = packaged.importlib.util.find_spec(package.module)
@@ -155,8 +155,8 @@ def test_the_packaged_vit_computes_what_its_onnx_graph_computes(tmp_path):
     grid = position[:, 1:].transpose(1, 2).unflatten(2, (37, 37))
     grid = torch.nn.functional.interpolate(grid, size=(16, 16), mode="bicubic").flatten(2).transpose(1, 2)
     backbone.stem.pos_embed.data = torch.cat([position[:, :1], grid], dim=1)
-    need = Need(outputs=frozenset({12}))
-    found = Prefix(backbone, need)(images, need).outputs[12]
+    need = Need({block_output(12)})
+    found = Prefix(backbone, need)(images, need)[block_output(12)]
     difference = (backbone.pools["token"].norm(found) - torch.from_numpy(tokens)).abs().max()
     assert difference < 1e-4
 

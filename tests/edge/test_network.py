@@ -12,7 +12,8 @@ from sidetune.edge.gradient import Gradient, cross_entropy
 from sidetune.edge.network import Workspace, forward, products
 from sidetune.edge.parameters import Parameters, Shape, start
 from sidetune.errors import DataError
-from sidetune.features import Features
+from sidetune.seam.features import Features
+from sidetune.seam.taps import sum_of_taps
 
 
 def pair(**choices):
@@ -59,7 +60,7 @@ def test_logits_are_those_of_pytorch(choices):
     x = features()
     found, _ = forward(x, p, products(p), pool, Workspace(6, 17, p, training=False))
     with torch.no_grad():
-        expected = model(Features(gathered={4: torch.from_numpy(5 * x)})).numpy()
+        expected = model(Features({sum_of_taps(4): torch.from_numpy(5 * x)})).numpy()
     assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
 
 
@@ -71,7 +72,7 @@ def test_gradients_are_those_of_autograd_in_double_precision(choices, pieces):
     found, loss = gradient(p, pool, x, labels, pieces)
     model = model.double().train()
     expected_loss = F.cross_entropy(
-        model.head(model.suffix(Features(gathered={4: 5 * torch.from_numpy(x).double()}))), torch.from_numpy(labels)
+        model.head(model.suffix(Features({sum_of_taps(4): 5 * torch.from_numpy(x).double()}))), torch.from_numpy(labels)
     )
     expected_loss.backward()
     assert loss == pytest.approx(expected_loss.item(), rel=1e-5)

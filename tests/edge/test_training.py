@@ -28,7 +28,8 @@ from sidetune.edge.features import REFUSED, FeatureFile
 from sidetune.edge.predict import Predictor, predict
 from sidetune.edge.trainer import fit
 from sidetune.errors import DataError, NonFiniteLoss, RunExists, WeightsMismatch
-from sidetune.features import Features
+from sidetune.seam.features import Features
+from sidetune.seam.taps import sum_of_taps
 from sidetune.train.recipe import Recipe
 
 RECIPE = Recipe(epochs=6, batch_size=8, seed=1, lr_update="step")
@@ -92,7 +93,7 @@ def test_a_run_is_that_of_pytorch_from_the_same_start(file, tmp_path):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(RECIPE, 1e-2, epoch + step / steps)
             batch = torch.tensor(order[step * 8 : step * 8 + 8])
-            logits = model.head(model.suffix(Features(gathered={4: x[batch]})))
+            logits = model.head(model.suffix(Features({sum_of_taps(4): x[batch]})))
             torch.nn.functional.cross_entropy(logits, labels[batch]).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -124,7 +125,7 @@ def test_pytorch_loads_what_the_device_trained_and_the_logits_are_the_same(file,
     ours = Predictor(artefact.load(tmp_path / "m", card))
     x = np.random.default_rng(0).standard_normal((17, 48)).astype(np.float32)
     with torch.no_grad():
-        theirs = model(Features(gathered={4: torch.from_numpy(x[None])})).numpy()
+        theirs = model(Features({sum_of_taps(4): torch.from_numpy(x[None])})).numpy()
     assert np.abs(ours.logits(x) - theirs[0]).max() < 1e-4
 
 

@@ -17,7 +17,8 @@ from sidetune.methods import ARC, METHODS, RLRR, SSF, Adaptation, Adapter, Adapt
 from sidetune.methods.layers import remade_linear
 from sidetune.methods.rlrr import rescaled
 from sidetune.saving import WEIGHTS
-from sidetune.suffix import IMAGES
+from sidetune.seam.suffix import IMAGES
+from sidetune.seam.taps import block_output
 from sidetune.train.recipe import Recipe
 from sidetune.train.step import backward, save_memory
 
@@ -346,7 +347,7 @@ class Doubling(Method):
 
 def test_the_frozen_depth_follows_from_wraps_outside_blocks(vit):
     at_the_end = sidetune.adapt(vit, Doubling(part="pool"), num_classes=3)
-    assert at_the_end.frozen_depth == 4 and at_the_end.need.outputs == {4}
+    assert at_the_end.frozen_depth == 4 and block_output(4) in at_the_end.need
     at_the_start = sidetune.adapt(vit, Doubling(part="stem", layer="patch_embed.proj"), num_classes=3)
     assert at_the_start.suffix.seam == IMAGES and at_the_start.prefix is None
     swin = tiny_backbone("swin")

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import sidetune
 from sidetune.backbones.layout import Layout
-from sidetune.contract import check_method, disturb
+from sidetune.contract import check_method, disturb, vector
 from sidetune.methods import DTL
 from sidetune.methods.csn import Written, written
 from sidetune.methods.hidden import Skip
@@ -75,7 +75,7 @@ def test_every_switch_is_the_papers_equation(kind, choices):
         images = torch.randn(2, 3, *backbone.card.image_size)
         known = {k: v for k, v in choices.items() if k in ("beta", "theta", "fusion", "kernel")}
         expected = backbone.pools["mean"](by_the_paper(backbone, model, images, **known))
-        found = model.suffix(model.features(images))
+        found = vector(model, images)
         plain = backbone.pools["mean"](by_the_paper(backbone, sidetune.adapt(backbone, "dtl", num_classes=3), images))
     assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(found, plain, atol=1e-3), "the side network makes a difference"
@@ -92,7 +92,7 @@ def test_h_runs_on_over_stages_of_one_shape_without_reset(vit):
     disturb(model)
     images = torch.randn(1, 3, 32, 32)
     expected = vit.pools["mean"](by_the_paper(vit, model, images, reset=False))
-    assert torch.allclose(model.suffix(model.features(images)), expected, atol=1e-5)
+    assert torch.allclose(vector(model, images), expected, atol=1e-5)
     with pytest.raises(ValueError, match="stages of this backbone differ"):
         sidetune.adapt(tiny_backbone("swin"), DTL(reset=False, first_write=1), num_classes=3)
 

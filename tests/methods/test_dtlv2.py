@@ -7,12 +7,13 @@ from conftest import TINY, tiny_backbone
 from torch.nn import functional as F
 
 import sidetune
-from sidetune.contract import disturb, features_stand_for_images, its_trained_part_is_all_it_needs
+from sidetune.contract import disturb, features_stand_for_images, its_trained_part_is_all_it_needs, vector
 from sidetune.measure.memory import TensorBytes
 from sidetune.measure.parameters import count
 from sidetune.methods import DTL, DTLv2
 from sidetune.methods.hidden import LowRankMap, State, form
 from sidetune.methods.joins import Convolution
+from sidetune.seam.taps import block_input, block_output
 from sidetune.train.step import backward
 
 QUIET = pytest.mark.filterwarnings("ignore:L-Share has nothing to scale")
@@ -120,7 +121,7 @@ def test_outputs_and_gradients_are_those_of_the_papers_equations(kind, choices):
     images = torch.randn(2, 3, *backbone.card.image_size, dtype=torch.float64)
     trained = {n: p for n, p in model.suffix.named_parameters() if p.requires_grad}
 
-    found = model.suffix(model.features(images))
+    found = vector(model, images)
     expected = by_the_paper(backbone, model, images)
     assert torch.allclose(found, expected, rtol=1e-9, atol=1e-9)
     weights = torch.randn_like(expected)
@@ -233,7 +234,8 @@ def test_h_of_earlier_stages_crosses_the_seam_as_the_inputs_it_is_made_of():
     backbone = tiny_backbone("swin")  # stages of 1, 1, 2, 1
     model = sidetune.adapt(backbone, DTLv2(), num_classes=3)
     assert model.suffix.side.reads == (1, 2, 4, 5) and model.frozen_depth == 4
-    assert sorted(model.features(torch.randn(1, 3, 64, 64)).inputs) == [1, 2, 4]
+    features = model.features(torch.randn(1, 3, 64, 64))
+    assert features.taps.keys() == {block_input(1), block_input(2), block_input(4), block_output(4)}
     disturb(model)
     images, labels = torch.randn(3, 3, 64, 64), torch.tensor([0, 1, 2])
     gradients = []
@@ -343,9 +345,9 @@ def test_dtlv1_forms_h_too_where_its_codes_would_be_wider(vit):
     side = many.suffix.side
     state, features = None, many.features(images)
     for i in (1, 2, 3):
-        state = side.read(i, features.inputs[i], state)
+        state = side.read(i, features[block_input(i)], state)
     assert state.h is not None
-    h = sum(side.w[str(i)](features.inputs[i]) for i in (1, 2, 3))
+    h = sum(side.w[str(i)](features[block_input(i)]) for i in (1, 2, 3))
     z = torch.zeros(2, 17, 48)
     t = h * torch.sigmoid(100 * h)
     maps = t[:, 1:].transpose(1, 2).unflatten(2, (4, 4))

@@ -3,10 +3,10 @@
 import pytest
 import timm
 import torch
+from conftest import taps
 
 import sidetune
-from sidetune.contract import check_method, disturb
-from sidetune.features import Need
+from sidetune.contract import check_method, disturb, vector
 from sidetune.measure.parameters import count
 from sidetune.methods.last import LAST
 from sidetune.train.recipe import Recipe
@@ -35,7 +35,7 @@ def test_parameters_on_vit_b(vit_b, choices, trainable):
 
 def test_every_second_tap_and_the_last_cross_the_seam(vit_b):
     model = sidetune.adapt(vit_b, "last", num_classes=10)
-    assert model.need == Need(inputs=frozenset({1, 3, 5, 7, 9, 11}), outputs=frozenset({12}))
+    assert model.need == taps("input.1 input.3 input.5 input.7 input.9 input.11 output.12")
     assert round(sidetune.plan(model, Recipe(precision="fp32")).features_bytes / 2**20, 3) == 4.04
 
 
@@ -55,7 +55,7 @@ def test_what_goes_on_is_the_papers_equation(vit, gap, numbers):
         if tap != 4:
             seen = seen + outputs[tap]
     expected = vit.pools["token"](u - seen)
-    found = model.suffix(model.features(images))
+    found = vector(model, images)
     assert torch.allclose(found, expected, atol=1e-4)
     assert not torch.allclose(found, vit.pools["token"](outputs[4]), atol=1e-3)
 
@@ -72,7 +72,7 @@ def test_a_window_gives_layers_the_last_taps_alone(vit, window):
     for i, z in enumerate(taps):  # the paper's change: z_i - z_{i-t} is what side block i is given
         u = model.suffix.side.layers[str(i)][0](u + z - (taps[i - window] if i >= window else 0))
     expected = vit.pools["token"](u - sum(taps[5 - window : 4]))
-    assert torch.allclose(model.suffix(model.features(images)), expected, atol=1e-4)
+    assert torch.allclose(vector(model, images), expected, atol=1e-4)
 
 
 def test_a_window_of_all_taps_is_no_window(vit):

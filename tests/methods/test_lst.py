@@ -6,11 +6,11 @@ import torch
 from conftest import tiny_backbone
 
 import sidetune
-from sidetune.contract import check_method, disturb
-from sidetune.features import Need
+from sidetune.contract import check_method, disturb, vector
 from sidetune.measure.parameters import count
 from sidetune.methods.lst import LST
 from sidetune.methods.pruning import WEIGHTS, fisher, kept_in, kept_stream, magnitude, prune, small_block
+from sidetune.seam.taps import block_input, block_output
 from sidetune.train.kept import share_features
 from sidetune.train.recipe import Recipe
 
@@ -30,7 +30,7 @@ def test_parameters_on_vit_b_are_the_tables(on_vit_b):
 
 
 def test_all_thirteen_taps_cross_the_seam(on_vit_b):
-    assert on_vit_b.need == Need(inputs=frozenset(range(1, 13)), outputs=frozenset({12}))
+    assert on_vit_b.need == {*map(block_input, range(1, 13)), block_output(12)}
     assert round(sidetune.plan(on_vit_b, Recipe(precision="fp32")).features_bytes / 2**20, 3) == 7.503
 
 
@@ -46,7 +46,7 @@ def test_the_ladder_is_the_papers_equation(vit):
         gate = 1 / (1 + torch.exp(-side.alpha[str(i)] / 0.5))
         h = side.blocks[str(i)](gate * h + (1 - gate) * (taps[i] @ side.down[i].weight.T + side.down[i].bias))
     expected = vit.pools["token"](side.up(side.norm(h)))
-    assert torch.allclose(model.suffix(model.features(images)), expected, atol=1e-5)
+    assert torch.allclose(vector(model, images), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["vit", "dinov2"])

@@ -10,10 +10,11 @@ from conftest import TINY, tiny_backbone, tiny_network
 import sidetune
 from sidetune.contract import check_method, disturb
 from sidetune.errors import CannotMerge, MethodRefused
+from sidetune.heads.linear import LinearHead
 from sidetune.measure.parameters import count
 from sidetune.methods import DTL, METHODS, MIST, VPT, LoRA, Partial, find_method
 from sidetune.methods.matrix import FAMILY_NAMES, SUMMARIES, markdown, matrix
-from sidetune.tasks.classification import Classification
+from sidetune.seam.readout import Pooled
 
 SMALL: dict[str, dict[str, object]] = {"fact-tt": {"rank": 4}, "fact-tk": {"rank": 4}, "arc": {"rank": 4}}
 """Presets whose rank is above the tiny networks' width, by name: what they are tested with."""
@@ -158,13 +159,16 @@ def test_prompts_are_dropped_in_every_image_apart(vit, choices):
     assert not torch.allclose(first, second)
 
 
-def test_the_head_starts_as_asked():
-    task = Classification(classes=tuple(map(str, range(50))))
-    assert 0.018 < task.head(1000).weight.std() < 0.022
-    assert not task.head(1000, "zero").weight.any()
-    assert 0.19 < task.head(1000, "kaiming").weight.std() < 0.21
+def test_the_head_starts_as_asked(vit):
+    def start(kind):
+        return LinearHead(Pooled("mean", 1000), 50, kind).weight
+
+    assert 0.018 < start("normal").std() < 0.022
+    assert not start("zero").any()
+    assert 0.19 < start("kaiming").std() < 0.21
     with pytest.raises(ValueError, match="unknown head start 'one'; known: normal, zero, kaiming"):
-        task.head(1000, "one")
+        start("one")
+    assert not sidetune.adapt(vit, "linear", num_classes=3, head_start="zero").head.weight.any()
 
 
 @pytest.mark.parametrize("name", ["dtl", "dtl+", "vpt-deep"])

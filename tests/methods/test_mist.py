@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 import sidetune
 from sidetune.contract import check_method, disturb
-from sidetune.features import Need
 from sidetune.methods.mist import MIST
+from sidetune.seam.taps import sum_of_taps
 
 
 def test_a_layer_is_the_papers_equation(vit):
@@ -35,14 +35,14 @@ def test_it_starts_as_a_linear_probe_on_what_is_gathered(vit):
 
 def test_with_k_below_n_the_rest_of_the_backbone_is_not_even_held(vit):
     model = sidetune.adapt(vit, "mist", num_classes=3, k=2)
-    assert model.need == Need(gathered=frozenset({2}))
+    assert model.need == {sum_of_taps(2)}
     assert set(model.prefix.blocks) == {"1", "2"}
 
 
 def test_one_tensor_an_image_crosses_the_seam(vit):
     features = sidetune.adapt(vit, "mist", num_classes=3).features(torch.randn(2, 3, 32, 32))
-    assert [name for name, _ in features.named()] == ["gathered.4"]
-    assert features.gathered[4].shape == (2, 17, 48)
+    assert [name for name, _ in features.named()] == ["sum.4"]
+    assert features[sum_of_taps(4)].shape == (2, 17, 48)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import timm
 import torch
 
 import sidetune
-from sidetune.contract import check_method, disturb
+from sidetune.contract import check_method, disturb, vector
 from sidetune.measure.parameters import count
 from sidetune.methods.noah import NOAH, Space, Subnet
 
@@ -55,7 +55,7 @@ def test_a_sub_network_is_its_definition(vit):
             m = m + own.mlp.fc2.up(h * torch.sigmoid(1.702 * h))
         z = z + m
     z = torch.cat([z[:, :1], z[:, 1 + present :]], dim=1)
-    assert torch.allclose(model.suffix(model.features(images)), vit.pools["token"](z), atol=1e-5)
+    assert torch.allclose(vector(model, images), vit.pools["token"](z), atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["prompts", "lora", "adapter"])

@@ -16,7 +16,8 @@ import torch
 import sidetune
 from sidetune.data.dataset import ImageDataset
 from sidetune.errors import NoSpace
-from sidetune.features import Features, Need
+from sidetune.seam.features import Features
+from sidetune.seam.taps import Need, block_input, block_output
 from sidetune.store import disk
 from sidetune.store.codec import decode, encode
 from sidetune.store.disk import Origin, fill
@@ -24,7 +25,7 @@ from sidetune.store.memory import collate
 from sidetune.train.loop import fit
 from sidetune.train.recipe import Recipe
 
-NEED = Need(inputs=frozenset({1, 2}), outputs=frozenset({2}))
+NEED = Need({block_input(1), block_input(2), block_output(2)})
 ORIGIN = Origin(
     weights="w",
     image_size=(4, 4),
@@ -59,7 +60,7 @@ class Compute:
     def __call__(self, images):
         self.seen += len(images)
         tap = images.flatten(1).unsqueeze(1).repeat(1, 5, 1)
-        return Features(inputs={1: tap, 2: tap + 1}, outputs={2: tap * 2})
+        return Features({block_input(1): tap, block_input(2): tap + 1, block_output(2): tap * 2})
 
 
 @pytest.fixture(autouse=True)
@@ -112,11 +113,11 @@ def test_a_store_of_anything_else_is_not_used(tmp_path, change):
 
 
 def test_a_finished_store_serves_tasks_that_need_less(tmp_path):
-    wide, less = made(tmp_path), replace(ORIGIN, need=Need(outputs=frozenset({2})))
+    wide, less = made(tmp_path), replace(ORIGIN, need=Need({block_output(2)}))
     compute = Compute()
     narrow = made(tmp_path, compute, less)
     assert narrow.folder == wide.folder and compute.seen == 0
-    assert [name for name, _ in narrow[0][0].named()] == ["outputs.2"]
+    assert [name for name, _ in narrow[0][0].named()] == ["output.2"]
     next(wide.folder.glob("shard-*")).unlink()
     made(tmp_path, compute, less)
     assert compute.seen > 10, "an unfinished one does not"
@@ -173,7 +174,7 @@ def test_a_killed_extraction_loses_at_most_the_shard_being_written(tmp_path, mon
     compute = Compute()
     store = made(tmp_path, compute)
     assert compute.seen <= 1 + 4 and counted == [False]
-    assert store[9][0].outputs[2].max() == 18
+    assert store[9][0][block_output(2)].max() == 18
 
 
 def test_codecs_keep_what_they_promise():

@@ -1,4 +1,4 @@
-"""The trainable half: the blocks after the frozen depth, the side network beside them, and the pooling.
+"""The trainable half: blocks after the frozen depth and the side network beside them; features in, adapted taps out.
 
 Where it starts follows from what the method touches, and from nothing else.
 """
@@ -17,18 +17,19 @@ from torch.utils.checkpoint import checkpoint
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.held import hold, is_low, natively
 from sidetune.backbones.structure import owned, rebuild
-from sidetune.features import Features, Need
-from sidetune.methods.method import Adaptation, Make
+from sidetune.seam.adaptation import Adaptation, Make
+from sidetune.seam.features import Features
+from sidetune.seam.taps import Need, Tap, block_input, block_output, last_block, numbers, pooled, poolings
 
 IMAGES = -1
 """The tap before the stem: a suffix that starts here takes images."""
 
 
-def seam(backbone: Backbone, adaptation: Adaptation, pool: str) -> int:
+def seam(backbone: Backbone, adaptation: Adaptation, pool: str | None) -> int:
     """The tap where the suffix takes over: the last that computes exactly what it computed before training.
 
     N if nothing in the backbone is touched; i - 1 if block i is changed inside; i if the output of block i is written
-    to; IMAGES if even the stem is trained.
+    to; IMAGES if even the stem is trained. `pool` is the pooling that is read, if any.
     """
     touched = [*adaptation.side.writes]
     for part, module in backbone.named_parts(pool):
@@ -45,24 +46,27 @@ def changes(adaptation: Adaptation, part: str, module: nn.Module) -> bool:
 
 
 class Suffix(nn.Module):
-    """Features -> one vector an image."""
+    """Features -> the taps that a task wants: a tap at or before the frozen depth is the prefix's own, a later one is
+    taken here, after what is written there."""
 
-    def __init__(self, backbone: Backbone, adaptation: Adaptation, pool: str) -> None:
+    def __init__(self, backbone: Backbone, adaptation: Adaptation, wanted: Need) -> None:
         super().__init__()
+        if len(pools := poolings(wanted)) > 1:
+            raise ValueError(f"one pooling can be read at a time, not {' and '.join(pools)}")
+        pool = pools[0] if pools else None
         self.seam = seam(backbone, adaptation, pool)
+        self.wanted, self.pool_name = wanted, pool
         self.num_blocks = backbone.num_blocks
         self.num_tokens = backbone.output_shapes[0][0] if backbone.layout.grid else 0
         self.channels_first = backbone.layout.channels_first
         self.side = adaptation.side
-        self.pool_name = pool
-        self.gather = adaptation.gather
-        assert self.gather is None or self.seam == self.num_blocks, "what goes on from a sum leaves all blocks frozen"
-        self.only_pools = self.seam == self.num_blocks and not (
-            self.side.writes
-            or self.gather is not None
-            or adaptation.pool
-            or changes(adaptation, "pool", backbone.pools[pool])
-        )
+        changes_pool = pool is not None and changes(adaptation, "pool", backbone.pools[pool])
+        self.own = frozenset(tap for tap in wanted if not self.is_exact(tap, changes_pool))
+        """Those of the wanted taps that the prefix cannot give."""
+        if sums := sorted(numbers(self.own, "sum")):
+            raise ValueError(f"taps up to {sums} are changed by the method, and sums are of frozen ones")
+        self.last = last_block(self.own, self.num_blocks) if self.own else 0
+        """The last block that has to run here."""
         self.reads_before = tuple(i for i in self.side.reads if i <= self.seam)
 
         def statistics_that_move(part: str, module: nn.Module) -> set[str]:
@@ -83,14 +87,14 @@ class Suffix(nn.Module):
                 wrap(copied, names, make)
             return copied
 
-        parts = dict(backbone.named_parts(pool))
-        self.stem = own("stem", parts["stem"]) if self.seam == IMAGES else None
+        self.stem = own("stem", backbone.stem) if self.seam == IMAGES else None
         self.blocks, self.transitions = nn.ModuleDict(), nn.ModuleDict()
-        for i in range(max(self.seam, 0) + 1, self.num_blocks + 1):
+        for i in range(max(self.seam, 0) + 1, self.last + 1):
             if i in backbone.transitions:
                 self.transitions[str(i)] = own(f"transitions.{i}", backbone.transitions[i])
             self.blocks[str(i)] = own(f"blocks.{i}", backbone.blocks[i])
-        self.pool = nn.Identity() if self.only_pools else adaptation.pool or own("pool", parts["pool"])
+        pools_here = pool is not None and pooled(pool) in self.own
+        self.pool = own("pool", backbone.pools[str(pool)]) if pools_here else None
         self.dtype = torch.float32
         self.native: set[nn.Module] = set()
         self.num_recomputed = 0
@@ -98,6 +102,14 @@ class Suffix(nn.Module):
         self.keep_taps: Callable[[], AbstractContextManager[object]] = nullcontext
         """In which context taps of the prefix are saved for the gradient."""
         self.train(False)
+
+    def is_exact(self, tap: Tap, changes_pool: bool) -> bool:
+        """Whether the prefix gives this tap as it is."""
+        exact_output = self.seam - (self.seam in self.side.writes)
+        if tap.kind == "pool":
+            return exact_output == self.num_blocks and not changes_pool
+        assert isinstance(tap.at, int)
+        return tap.at <= (self.seam if tap.kind == "input" else exact_output)
 
     def hold(self, device: torch.device, dtype: torch.dtype, weights: str = "same") -> None:
         """Hold what is frozen in a floating-point type; blocks that are frozen whole then compute in it natively.
@@ -109,19 +121,25 @@ class Suffix(nn.Module):
         norms = {m for part in mixed for m in part.modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))}
         hold(self, device, dtype, weights, keep=norms)
         self.dtype = dtype
-        if any(True for _ in self.pool.parameters()):  # a final norm; one without weights takes tokens as they come
+        if self.pool is not None and any(True for _ in self.pool.parameters()):  # one without weights takes any type
             parts.append(self.pool)
         self.native = {part for part in parts if is_low(dtype) and not trains(part)}
 
     @property
+    def start(self) -> Tap | None:
+        """The tap that the suffix goes on from; None if it takes images."""
+        if self.seam in self.side.writes and self.side.source is not None:
+            return self.side.source
+        return block_output(self.seam) if self.seam >= 0 else None
+
+    @property
     def need(self) -> Need:
         """What the prefix has to hand over; nothing if the suffix takes images."""
-        if self.only_pools:
-            return Need(pooled=frozenset({self.pool_name}))
-        if self.gather is not None:
-            return Need(inputs=frozenset(self.reads_before), gathered=frozenset({self.gather}))
-        outputs = frozenset({self.seam} if self.seam >= 0 else ())
-        return Need(inputs=frozenset(self.reads_before), outputs=outputs)
+        exact = self.wanted - self.own
+        if not self.own:
+            return exact
+        reads = {block_input(i) for i in self.reads_before}
+        return exact | reads | ({self.start} if self.start is not None else set())
 
     def train(self, mode: bool = True) -> Suffix:
         """Like any module, but a BatchNorm whose weight is frozen keeps its statistics."""
@@ -131,28 +149,33 @@ class Suffix(nn.Module):
                 module.eval()
         return self
 
-    def forward(self, given: Features | Tensor) -> Tensor:
-        """Features that meet `need` (or images, where the stem is trained) -> pooled (batch, channel)."""
-        if self.only_pools:
-            assert isinstance(given, Features)
-            return given.pooled[self.pool_name]
+    def forward(self, given: Features | Tensor) -> Features:
+        """Features that meet `need` (or images, where the stem is trained) -> the taps that are wanted."""
+        z = self.stemmed(given) if isinstance(given, Tensor) else None
+        given = Features({}) if isinstance(given, Tensor) else given
+        taps = {tap: given[tap] for tap in self.wanted - self.own}
+        if not self.own:
+            return Features(taps, given.sizes)
+
+        def take(tap: Tap, t: Tensor) -> None:
+            if tap in self.own:
+                taps[tap] = t
+
+        if z is None:
+            assert self.start is not None
+            z = given[self.start]
         state = None
-        if isinstance(given, Features):
-            z = given.outputs[self.seam] if self.gather is None else given.gathered[self.gather]
-            with self.keep_taps():
-                for i in self.reads_before:
-                    state = self.side.read(i, given.inputs[i], state)
-        else:
-            assert self.stem is not None
-            z = self.run(self.stem, given)
-            if is_low(self.dtype) and not all(p.requires_grad for p in self.stem.parameters()):
-                z = z.to(self.dtype)  # a class token in float32 would carry the blocks' features along
+        with self.keep_taps():
+            for i in self.reads_before:
+                state = self.side.read(i, given[block_input(i)], state)
         start = max(self.seam, 0)
         if start in self.side.writes:
             z = self.write(start, z, state)
-        for i in range(start + 1, self.num_blocks + 1):
+        take(block_output(start), z)
+        for i in range(start + 1, self.last + 1):
             if (transition := str(i)) in self.transitions:
                 z = self.run(self.transitions[transition], z)
+            take(block_input(i), z)
             if i in self.side.reads:
                 state = self.side.read(i, z, state)
             block = self.blocks[str(i)]
@@ -162,7 +185,17 @@ class Suffix(nn.Module):
                 z = self.run(block, z)
             if i in self.side.writes:
                 z = self.write(i, z, state)
-        return self.run(self.pool, z)
+            take(block_output(i), z)
+        if self.pool is not None:
+            take(pooled(str(self.pool_name)), self.run(self.pool, z))
+        return Features(taps, given.sizes)
+
+    def stemmed(self, images: Tensor) -> Tensor:
+        assert self.stem is not None
+        z = self.run(self.stem, images)
+        if is_low(self.dtype) and not all(p.requires_grad for p in self.stem.parameters()):
+            z = z.to(self.dtype)  # a class token in float32 would carry the blocks' features along
+        return z
 
     def write(self, block: int, z: Tensor, state: Any) -> Tensor:
         """What the side network gives in place of a block's output. Raises ValueError for another batch or width."""

@@ -1,0 +1,51 @@
+"""What earlier versions wrote is still read."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sidetune
+from sidetune.train.recipe import Recipe
+
+FORMER = Path(__file__).parent / "formats/0.1"
+
+
+@pytest.fixture
+def former(tmp_path):
+    """A copy that may be changed."""
+    return Path(shutil.copytree(FORMER, tmp_path / "0.1"))
+
+
+@pytest.mark.parametrize("name", ["finished", "mist", "edge"])
+def test_saved_models_say_what_they_said(vit, former, name):
+    known = np.load(former / "logits.npz")
+    model = sidetune.load(former / name, backbone=vit)
+    with torch.no_grad():
+        found = model(torch.from_numpy(known["images"])).numpy()
+    assert np.allclose(found, known[name], atol=1e-5)
+
+
+@pytest.mark.parametrize(("method", "codec"), [("dtl+", "same"), ("linear", "int8")])
+def test_stores_are_found_and_not_filled_again(vit, samples, former, method, codec):
+    recipe = Recipe(epochs=1, batch_size=4, precision="fp32", num_workers=0, seed=1, codec=codec)
+    model = sidetune.adapt(vit, method, classes=samples.classes, transform="vtab", seed=1)
+    before = {p: p.read_bytes() for p in (former / "store").rglob("*") if p.is_file()}
+    sidetune.fit(model, samples.subset(range(6)), recipe=recipe, store=former / "store")
+    assert {p: p.read_bytes() for p in (former / "store").rglob("*") if p.is_file()} == before
+    other = sidetune.adapt(vit, method, classes=samples.classes, transform="vtab", seed=1)
+    anew = replace(recipe, features="memory", codec="same") if codec == "same" else recipe
+    sidetune.fit(other, samples.subset(range(6)), recipe=anew, store=None if codec == "same" else former / "new")
+    assert all(torch.equal(t, other.trained()[name]) for name, t in model.trained().items())
+
+
+def test_a_store_of_more_serves_one_that_asks_for_less(vit, samples, former):
+    folder = former / "store"
+    files = sorted(folder.rglob("*"))
+    recipe = Recipe(epochs=1, batch_size=4, precision="fp32", num_workers=0, seed=1)
+    model = sidetune.adapt(vit, "dtl", classes=samples.classes, transform="vtab", seed=1)
+    sidetune.fit(model, samples.subset(range(6)), recipe=recipe, store=folder)
+    assert sorted(folder.rglob("*")) == files
