@@ -11,6 +11,7 @@ from torch import nn
 from sidetune.backbones import FAMILIES
 from sidetune.backbones.held import is_low
 from sidetune.backbones.structure import shared
+from sidetune.backbones.swin import resize_plain
 from sidetune.errors import CannotMerge
 from sidetune.methods.method import Folds
 from sidetune.model import AdaptedModel
@@ -39,7 +40,9 @@ def merge(model: AdaptedModel, into: Any = None) -> nn.Module:
         into = timm.create_model(model.card.architecture, num_classes=num_classes, **pooling)
     else:
         into.reset_classifier(num_classes)
-    if hasattr(into, "set_input_size"):
+    if model.card.revised:
+        resize_plain(into, model.card.image_size)
+    elif hasattr(into, "set_input_size"):
         into.set_input_size(img_size=model.card.image_size)
     parts = FAMILIES[type(into)](into)
     target = {

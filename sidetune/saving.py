@@ -14,6 +14,7 @@ from torch import nn
 
 from sidetune.atomic import replacing
 from sidetune.backbones import Backbone, open_backbone
+from sidetune.backbones.backbone import identity_of
 from sidetune.backbones.weights import is_file
 from sidetune.data.transforms import Transform
 from sidetune.errors import DataError, WeightsMismatch
@@ -39,7 +40,7 @@ def save(model: AdaptedModel, folder: str | Path) -> None:
 def describe(model: AdaptedModel) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "backbone": {**asdict(model.card), **place_of(model.card.name)},
+        "backbone": {**model.card.described(), **place_of(model.card.name)},
         "method": {
             "type": type(model.method).__name__,
             "module": type(model.method).__module__,
@@ -75,18 +76,9 @@ def load(
             f"pass it as backbone="
         )
     size = tuple(about["image_size"])
-    if isinstance(source, Backbone):
-        opened = source
-    else:
-        opened = open_backbone(
-            source, image_size=size, architecture=about["architecture"] or None, mean=about["mean"], std=about["std"]
-        )
-    if opened.card.digest != about["digest"] and not force:
-        raise WeightsMismatch(
-            f"{folder} was trained on weights {about['digest'][:12]}... of {about['name'] or about['architecture']}, "
-            f"but these are {opened.card.digest[:12]}...; give the right backbone=, or load them anyway with "
-            f"force=True (--force)"
-        )
+    opened = source if isinstance(source, Backbone) else opened_as(about, source)
+    if not force:
+        check_weights(about, opened, folder)
     if opened.card.image_size != size:
         raise ValueError(f"{folder} was trained at {size}, but the backbone is open at {opened.card.image_size}")
     transform = config["transform"]
@@ -100,6 +92,39 @@ def load(
     except (safetensors.SafetensorError, ValueError) as e:
         raise DataError(f"{folder / WEIGHTS} is damaged or belongs to another model: {e}") from e
     return model
+
+
+def opened_as(about: dict[str, Any], source: str | nn.Module) -> Backbone:
+    """The backbone that a saved model tells of, as version 0.1 opened it where the model was trained on that."""
+
+    def opened(as_0_1: bool) -> Backbone:
+        architecture, size = about["architecture"] or None, tuple(about["image_size"])
+        mean, std = about["mean"], about["std"]
+        return open_backbone(source, image_size=size, architecture=architecture, mean=mean, std=std, as_0_1=as_0_1)
+
+    backbone = opened(as_0_1=False)
+    of_0_1 = backbone.card.revised and backbone.card.digest == about["digest"]
+    return opened(as_0_1=True) if of_0_1 else backbone
+
+
+def check_weights(about: dict[str, Any], opened: Backbone, folder: Path) -> None:
+    """Raises WeightsMismatch for a backbone that does not compute what the model was trained on."""
+    card = opened.card
+    same = {card.identity}
+    if tuple(about["image_size"]) == opened.native_size:  # where all versions agree
+        same |= {identity_of(card.digest, revised) for revised in (False, True)}
+    if about["digest"] in same:
+        return
+    if about["digest"] == card.digest:
+        raise WeightsMismatch(
+            f"{folder} is of version 0.1, which scaled the windows of this {card.family} with the image; pass the "
+            f"network itself, its name or file as backbone=, in place of one that is open"
+        )
+    raise WeightsMismatch(
+        f"{folder} was trained on weights {about['digest'][:12]}... of {about['name'] or about['architecture']}, "
+        f"but these are {card.identity[:12]}...; give the right backbone=, or load them anyway with "
+        f"force=True (--force)"
+    )
 
 
 def found_again(about: dict[str, Any], folder: Path) -> str:

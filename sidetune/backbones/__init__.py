@@ -18,7 +18,7 @@ from sidetune.backbones.cnn import open_efficientnet, open_resnet
 from sidetune.backbones.convnext import open_convnext
 from sidetune.backbones.packaged import PACKAGED
 from sidetune.backbones.structure import frozen, rebuild
-from sidetune.backbones.swin import open_swin
+from sidetune.backbones.swin import open_as_0_1, open_swin
 from sidetune.backbones.vit import open_vit
 from sidetune.backbones.weights import create, digest_of
 
@@ -43,12 +43,14 @@ def open_backbone(
     architecture: str | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    as_0_1: bool = False,
 ) -> Backbone:
     """Open a network: a timm name, a packaged name, a weights file (with its timm `architecture`), or a timm module.
 
     A module of the caller's is left untouched; its weights are shared, not copied. `image_size` (pixels, or height and
     width) resamples position embeddings where the network has them; the default is the network's own size. `mean` and
-    `std` default to what the network was pretrained with.
+    `std` default to what the network was pretrained with. `as_0_1` opens a Swin as version 0.1 did, with windows that
+    grow with the image, for what was trained on that.
 
     Raises ValueError for unknown names, families and image sizes that the network cannot take, ConnectionError if a
     hub cannot be reached, MissingExtra for a packaged backbone that is not installed.
@@ -66,11 +68,13 @@ def open_backbone(
         config = {**config, "mean": PACKAGED[source].mean, "std": PACKAGED[source].std}
     on_meta = any(p.is_meta for p in model.parameters())
     digest = "meta" if on_meta else digest_of(model.state_dict())
-    size = resize(model, image_size, tuple(config.get("input_size", (3, 224, 224))[1:]))
+    native = native_size(model, tuple(config.get("input_size", (3, 224, 224))[1:]))
+    size = resize(model, image_size, native, as_0_1=as_0_1)
     for parameter in model.parameters():  # resizing may have made new ones
         parameter.requires_grad_(False)
 
-    parts = FAMILIES[type(model)](model)
+    opener = open_as_0_1 if as_0_1 and type(model) is SwinTransformer else FAMILIES[type(model)]
+    parts = opener(model)
     try:
         input_shapes, output_shapes, num_features = trace_shapes(parts, size)
     except (RuntimeError, AssertionError) as e:
@@ -83,17 +87,29 @@ def open_backbone(
         image_size=size,
         mean=tuple(mean or config.get("mean") or IMAGENET[0]),
         std=tuple(std or config.get("std") or IMAGENET[1]),
+        revised=parts.revised,
     )
     return Backbone(
-        **vars(parts), card=card, input_shapes=input_shapes, output_shapes=output_shapes, num_features=num_features
+        **vars(parts),
+        card=card,
+        input_shapes=input_shapes,
+        output_shapes=output_shapes,
+        num_features=num_features,
+        native_size=native,
     )
 
 
-def resize(model: Any, image_size: int | tuple[int, int] | None, native: tuple[int, ...]) -> tuple[int, int]:
+def native_size(model: Any, told: tuple[int, int]) -> tuple[int, int]:
+    """The image size (height, width) of a network: what it was built for, or, where any will do, was `told`."""
+    embed = getattr(model, "patch_embed", None)
+    return told if embed is None or embed.img_size is None else tuple(embed.img_size)
+
+
+def resize(
+    model: Any, image_size: int | tuple[int, int] | None, native: tuple[int, int], *, as_0_1: bool
+) -> tuple[int, int]:
     """Set the network to an image size (height, width) and return it."""
     embed = getattr(model, "patch_embed", None)
-    if embed is not None and embed.img_size is not None:
-        native = tuple(embed.img_size)
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or native)
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"image_size must be a number of pixels or (height, width), got {image_size!r}")
@@ -104,7 +120,9 @@ def resize(model: Any, image_size: int | tuple[int, int] | None, native: tuple[i
             below = pixels - pixels % patch
             near = f"{below} and {below + patch}" if below else f"{patch}"
             raise ValueError(f"image size {pixels} is no multiple of the patch size {patch}; nearest: {near}")
-    if size != native:
+    if size != native and type(model) is SwinTransformer and not as_0_1:
+        embed.set_input_size(img_size=size)  # its blocks follow the maps
+    elif size != native:
         with warnings.catch_warnings():  # of torch about how timm resamples Swin's bias tables
             warnings.simplefilter("ignore")
             model.set_input_size(img_size=size)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,6 +30,8 @@ class Parts:
     native_pool: str
     """The pooling the network was pretrained with."""
     layout: Layout
+    revised: bool = False
+    """Whether version 0.1 made something else of these weights at this size."""
 
     def named_parts(self, pool: str | None) -> Iterator[tuple[str, nn.Module]]:
         """Every module of the network under the name that trained parameters carry, e.g. `blocks.7`; of the poolings
@@ -57,6 +61,28 @@ class Card:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     """The normalisation of the network's own configuration, for pixels in 0..1."""
+    revised: bool = False
+    """Whether version 0.1 made something else of these weights at this size (Swin's windows, its padded edges)."""
+
+    @property
+    def identity(self) -> str:
+        """What features, trained parts and services name the network by: `digest`, unless that was 0.1's name for
+        something else."""
+        return identity_of(self.digest, self.revised)
+
+    def described(self) -> dict[str, Any]:
+        """The fields, as saved models, runs and stores keep them: those that version 0.1 did not have only where they
+        say something."""
+        about = asdict(self)
+        return {**{name: value for name, value in about.items() if value or name not in SINCE}, "digest": self.identity}
+
+
+SINCE = ("revised",)
+"""Fields that version 0.1 did not have."""
+
+
+def identity_of(digest: str, revised: bool) -> str:
+    return hashlib.sha256(f"{digest} revised".encode()).hexdigest() if revised else digest
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,6 +96,8 @@ class Backbone(Parts):
     """By block, 0 being the stem: the shape of its output without the batch axis."""
     num_features: int
     """Width of the pooled feature."""
+    native_size: tuple[int, int]
+    """Height and width that the network came with."""
 
     @property
     def num_blocks(self) -> int:

@@ -20,6 +20,7 @@ def staged_parts(
     norm_first: bool,
     global_pool: nn.Module,
     layout: Layout,
+    revised: bool = False,
 ) -> Parts:
     """Number the blocks of stages, each given as (its transition, its blocks)."""
     kind = getattr(global_pool, "pool_type", "avg")
@@ -43,4 +44,5 @@ def staged_parts(
         pools={"mean": MeanPool(norm, layout, norm_first=norm_first)},
         native_pool="mean",
         layout=layout,
+        revised=revised,
     )

@@ -168,16 +168,20 @@ def merge_command(
     from safetensors.torch import save_file
 
     from sidetune.atomic import replacing
+    from sidetune.backbones.swin import windows_of
 
     if out.suffix not in MERGED:
         raise ValueError(f"what timm loads ends in {', '.join(MERGED)}, got {out}")
     write = save_file if out.suffix == ".safetensors" else torch.save
     loaded = open_model(model, backbone, force).cpu()
-    state = {name: t.contiguous() for name, t in loaded.merge().state_dict().items()}
+    merged = loaded.merge()
+    state = {name: t.contiguous() for name, t in merged.state_dict().items()}
     with replacing(out, sum(t.nbytes for t in state.values())) as beside:
         write(state, beside)
     pooling = ", global_pool='avg'" if loaded.card.family == "vit" and loaded.suffix.pool_name == "mean" else ""
     size = f", img_size={loaded.card.image_size}" if loaded.card.family in ("vit", "swin") else ""
+    if loaded.card.revised:
+        size += f", window_size={windows_of(merged)[0]}"
     print(f"wrote {out}; load it with")
     print(
         f"  timm.create_model('{loaded.card.architecture}', num_classes={len(loaded.task.classes)}{size}{pooling}, "

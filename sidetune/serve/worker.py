@@ -85,7 +85,7 @@ def card_of(backbone: Backbone, name: str, transform: str, dtype: str) -> ModelC
     return ModelCard(
         name=name,
         architecture=card.architecture,
-        digest=card.digest,
+        digest=card.identity,
         image_size=card.image_size,
         mean=card.mean,
         std=card.std,

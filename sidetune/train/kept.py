@@ -127,7 +127,7 @@ def fill_store(
     if recipe.weights != "same":
         preprocessing["weights"] = recipe.weights  # rounded weights make other features
     origin = Origin(
-        weights=model.card.digest,
+        weights=model.card.identity,
         image_size=model.card.image_size,
         preprocessing=json.dumps(preprocessing, sort_keys=True),
         images=data.samples.fingerprint(),

@@ -137,7 +137,7 @@ def request_of(model: AdaptedModel, recipe: Recipe, train: Dataset[Any]) -> dict
     return {
         "recipe": asdict(recipe),
         "method": {"type": type(model.method).__name__, **asdict(model.method)},
-        "backbone": asdict(model.card),
+        "backbone": model.card.described(),
         "classes": list(model.task.classes),
         "transform": asdict(model.transform),
         "num_train_images": len(sized(train)),
