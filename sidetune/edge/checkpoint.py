@@ -11,7 +11,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sidetune.atomic import replacing, write_text
+from sidetune.atomic import remove_stale, replacing, write_text
 from sidetune.edge.parameters import Array
 from sidetune.errors import DataError, RunExists
 from sidetune.saved import CARD, CONFIG, WEIGHTS
@@ -49,6 +49,7 @@ class Run:
             for name in (CONFIG, WEIGHTS, CARD):
                 (self.folder / name).unlink(missing_ok=True)
         self.check_free(resume=resume)
+        remove_stale(self.path, "*")
         asked = self.path / REQUEST
         request = json.loads(json.dumps(request))
         if asked.exists():

@@ -10,27 +10,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Self, get_args
 
-from sidetune.errors import unknown
-
 Kind = Literal["input", "output", "sum", "pool"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, order=True)
 class Tap:
-    """`input.3`, `output.7`, `sum.6` (z_0 + ... + z_6, MIST's gather) or `pool.mean` (of the last block's output)."""
+    """`input.3`, `output.7`, `sum.6` (z_0 + ... + z_6, MIST's gather) or `pool.mean` (of the last block's output).
+
+    Made by the functions below or from its spelling, which check what they are given: a class that checks itself cannot
+    be a key where `torch.compile` looks.
+    """
 
     kind: Kind
     at: int | str
     """A block, or the name of a pooling."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise unknown("kind of tap", self.kind, KINDS)
-        if isinstance(self.at, str) != (self.kind == "pool"):
-            raise ValueError(f"a pooling has a name, every other tap the number of a block, got {self}")
-        if isinstance(self.at, int) and self.at < (self.kind == "input"):
-            raise ValueError(f"blocks count from 1, and only outputs and sums have one for the stem, 0; got {self}")
 
     def __str__(self) -> str:
         return f"{self.kind}.{self.at}"
@@ -39,7 +33,7 @@ class Tap:
     def named(cls, name: str) -> Self:
         """The tap of a spelling. Raises ValueError for one that is none."""
         kind, dot, at = name.partition(".")
-        if not dot or kind not in KINDS or (kind != "pool" and str(digits(at)) != at):
+        if not dot or kind not in KINDS or (kind != "pool" and str(digits(at)) != at) or name == "input.0":
             raise ValueError(f"unknown tap {name!r}; known: input.I, output.I, sum.K with numbers of blocks, pool.NAME")
         return cls(kind, at if kind == "pool" else int(at))  # type: ignore[arg-type]
 
@@ -48,21 +42,27 @@ Need = frozenset[Tap]
 """Taps that are asked for together. Needs of several tasks join with `|` and are met by one pass."""
 
 
+def at_least(first: int, number: int) -> int:
+    if number < first:
+        raise ValueError(f"blocks count from 1, and only outputs and sums have one for the stem, 0; got {number}")
+    return number
+
+
 def digits(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 5 else None
 
 
 def block_input(number: int) -> Tap:
-    return Tap("input", number)
+    return Tap("input", at_least(1, number))
 
 
 def block_output(number: int) -> Tap:
-    return Tap("output", number)
+    return Tap("output", at_least(0, number))
 
 
 def sum_of_taps(last: int) -> Tap:
     """z_0 + ... + z_last."""
-    return Tap("sum", last)
+    return Tap("sum", at_least(0, last))
 
 
 def pooled(name: str) -> Tap:
@@ -71,7 +71,7 @@ def pooled(name: str) -> Tap:
 
 def last_block(need: Need, num_blocks: int) -> int:
     """The last block that has to run for these taps, 0 if the stem is enough."""
-    return max((num_blocks if isinstance(tap.at, str) else tap.at for tap in need), default=0)
+    return max([0, *(num_blocks if isinstance(tap.at, str) else tap.at for tap in need)])
 
 
 def poolings(need: Need) -> list[str]:

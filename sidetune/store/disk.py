@@ -186,7 +186,7 @@ def finished(root: Path, origin: Origin) -> tuple[Path, Origin, int] | None:
 def need_of(told: object) -> Need:
     """What a store's JSON says that it holds. Raises ValueError or TypeError for what says nothing."""
     if isinstance(told, dict):
-        return Need(Tap(FORMER[kind], at) for kind, taken in told.items() for at in taken)
+        return Need(Tap.named(f"{FORMER[kind]}.{at}") for kind, taken in told.items() for at in taken)
     if not isinstance(told, list):
         raise ValueError("a store's taps are a list")
     return Need(map(Tap.named, told))

@@ -17,7 +17,22 @@ def test_every_tap_is_spelt_one_way_and_read_back():
 
 
 @pytest.mark.parametrize(
-    "name", ["", "input", "inputs.3", "input.", "input.x", "output.-1", "sum.01", "sum.1e3", "sum.٣", "3"]
+    "name",
+    [
+        "",
+        "input",
+        "input.0",
+        "last.3",
+        "pool",
+        "inputs.3",
+        "input.",
+        "input.x",
+        "output.-1",
+        "sum.01",
+        "sum.1e3",
+        "sum.٣",
+        "3",
+    ],
 )
 def test_other_spellings_are_refused_with_those_that_are_known(name):
     with pytest.raises(ValueError, match=r"unknown tap .*; known: input.I, output.I, sum.K with .*, pool.NAME"):
@@ -25,17 +40,11 @@ def test_other_spellings_are_refused_with_those_that_are_known(name):
 
 
 def test_what_is_no_tap_is_refused():
-    for kind, at, message in (
-        ("input", 0, "blocks count from 1, and only outputs and sums have one for the stem, 0; got input.0"),
-        ("output", -1, "blocks count from 1"),
-        ("output", "mean", "a pooling has a name, every other tap the number of a block, got output.mean"),
-        ("pool", 3, "a pooling has a name"),
-        ("last", 3, "unknown kind of tap 'last'; known: input, output, sum, pool"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Tap(kind, at)
-    with pytest.raises(ValueError, match="blocks count from 1"):
-        Tap.named("input.0")
+    for make, number in ((block_input, 0), (block_output, -1), (sum_of_taps, -1)):
+        with pytest.raises(
+            ValueError, match=f"blocks count from 1, and only outputs and sums .* the stem, 0; got {number}"
+        ):
+            make(number)
 
 
 def test_the_last_block_that_has_to_run():
