@@ -7,6 +7,7 @@ SidetuneError
 ├── WeightsMismatch    weights other than those that were trained on                   (ValueError)
 ├── CannotMerge        a method that cannot be folded into the backbone's weights      (ValueError)
 ├── RunExists          an output folder that already holds a run                       (ValueError)
+├── InUse              a folder that another process works on                          (OSError)
 ├── OverBudget         a memory budget that no way of training this model meets        (ValueError)
 ├── ServiceError       a feature service that cannot be reached, or will not answer    (OSError)
 ├── NoSpace            a disk without room for what is about to be written             (OSError)
@@ -55,6 +56,10 @@ class CannotMerge(SidetuneError, ValueError):
 
 
 class RunExists(SidetuneError, ValueError):
+    pass
+
+
+class InUse(SidetuneError, OSError):
     pass
 
 

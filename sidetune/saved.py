@@ -1,38 +1,116 @@
 """The folder of a trained model: what its files are called and say. Without PyTorch, for the small device has it too.
 
-`model.safetensors` holds the trained part, head included, `sidetune.json` what it belongs to, `README.md` its card.
+`model.safetensors` holds the trained part, head included, `sidetune.json` what it belongs to and the digest of these
+weights, `README.md` its card. What stands under these names and is not ours is never replaced: weights of ours say so
+in their metadata, a card of ours ends in its digest.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from sidetune.atomic import write_text
-from sidetune.errors import DataError
+from sidetune.data.digests import digest_of
+from sidetune.errors import DataError, RunExists
+from sidetune.sealed import is_sealed, parsed, sealed_json
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "sidetune.json", "README.md"
-FORMAT = 1
+FORMAT = 2
+READ = (1, FORMAT)
+"""Format 1, of version 0.1, has neither a seal nor the digest of its weights."""
+MARK = "sidetune"
+"""In the metadata of weights that we wrote: what they are."""
+SIGNED = re.compile(r"\n<!-- written by sidetune, ([0-9a-f]{64}) -->\n$")
+
+
+def mark(kind: str) -> dict[str, str]:
+    """The metadata of safetensors that we write: `adapter` or `merged`."""
+    return {MARK: kind}
 
 
 def write_description(folder: Path, config: dict[str, Any], num_parameters: int) -> None:
-    """Write what stands beside the weights, each file whole or absent. Raises NoSpace."""
-    write_text(folder / CONFIG, json.dumps(config, indent=1, ensure_ascii=False) + "\n")
-    write_text(folder / CARD, card(config, num_parameters))
+    """Write what stands beside the weights, each whole or absent; a card of others stays. Raises NoSpace."""
+    weights = {"sha256": digest_of(folder / WEIGHTS)}
+    write_text(folder / CONFIG, sealed_json({"format": FORMAT, **config, "weights": weights}))
+    if is_own_card(folder / CARD):
+        write_text(folder / CARD, signed(card(config, num_parameters)))
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def signed(text: str) -> str:
+    return f"{text}\n<!-- written by sidetune, {hashlib.sha256(text.encode()).hexdigest()} -->\n"
+
+
+def is_own_card(path: Path) -> bool:
+    """Whether there is nothing to lose: no card, or one of ours that nobody has edited."""
+    if not path.exists():
+        return True
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if found := SIGNED.search(text):
+        return hashlib.sha256(text[: found.start()].encode()).hexdigest() == found[1]
+    return text.startswith("# ") and 'model = sidetune.load("this-folder")' in text  # as 0.1 left it
+
+
+def mark_of(path: Path) -> str | None:
+    """What weights of ours are, `adapter` or `merged`; '' for a file of others, None for what is no safetensors."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return str(header.get("__metadata__", {}).get(MARK, ""))
+    except (OSError, ValueError, AttributeError, MemoryError, OverflowError):
+        return None
+
+
+def check_own(folder: Path) -> None:
+    """Raises RunExists where weights stand that are not a trained part of ours, and would be replaced by one."""
+    weights, config = folder / WEIGHTS, folder / CONFIG
+    if not weights.exists() or (kind := mark_of(weights)) == "adapter":
+        return
+    former = config.exists() and '"format": 1' in config.read_text(encoding="utf-8", errors="replace")
+    if former or (kind is None and config.exists()):
+        return
+    what = "merged weights" if kind else "weights that sidetune did not write"
+    raise RunExists(f"{weights} holds {what}, which a model here would replace; choose another folder")
+
+
+def remove(folder: Path) -> None:
+    """Take a saved model of ours away, with a card that nobody has edited. Raises RunExists as `check_own` does."""
+    check_own(folder)
+    if is_own_card(folder / CARD) and (folder / CONFIG).exists():
+        (folder / CARD).unlink(missing_ok=True)
+    for name in (CONFIG, WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def read_config(folder: Path, *, force: bool = False) -> dict[str, Any]:
+    """What a saved model says of itself. Raises FileNotFoundError where there is none, DataError for one that is not as
+    it was written, unless `force` takes a description that was edited by hand."""
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         unfinished = " (it holds an unfinished run; go on with it by --resume)" if (folder / "run").is_dir() else ""
         raise FileNotFoundError(f"{folder} holds no saved model: expected {CONFIG} and {WEIGHTS}{unfinished}")
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise DataError(f"{folder / CONFIG} is damaged: {e}") from e
-    if config.get("format") != FORMAT:
-        raise DataError(f"{folder / CONFIG} has format {config.get('format')!r}; this version reads format {FORMAT}")
+    again = "copy the folder anew, or train again"
+    config = parsed(folder / CONFIG, again)
+    if config.get("format") not in READ:
+        known = " and ".join(map(str, READ))
+        raise DataError(f"{folder / CONFIG} has format {config.get('format')!r}; this version reads formats {known}")
+    if config["format"] > 1 and not force:
+        if not is_sealed(folder / CONFIG, config):
+            raise DataError(
+                f"{folder / CONFIG} is damaged or was edited: it is not as it was written; {again}, or take it as it "
+                f"is by --force (force=True)"
+            )
+        if digest_of(folder / WEIGHTS) != config["weights"]["sha256"]:
+            raise DataError(f"{folder / WEIGHTS} is damaged or belongs to another model than {CONFIG}; {again}")
     return config
+
+
+def check_finite(path: Path, names: list[str]) -> None:
+    """Raises DataError for tensors, by name, that hold NaN or infinite values."""
+    if names:
+        raise DataError(f"{path} holds values that are no numbers (in {', '.join(names[:3])}); train again")
 
 
 def card(config: dict[str, Any], num_parameters: int) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import safetensors
 from safetensors.torch import load_file, save_file
@@ -20,26 +21,28 @@ from sidetune.data.transforms import Transform
 from sidetune.errors import DataError, WeightsMismatch
 from sidetune.methods import METHODS, Method
 from sidetune.model import AdaptedModel, adapt
-from sidetune.saved import FORMAT, WEIGHTS, read_config, write_description
+from sidetune.saved import WEIGHTS, check_finite, check_own, mark, read_config, write_description
 from sidetune.train.recipe import Recipe
+
+T = TypeVar("T")
 
 
 def save(model: AdaptedModel, folder: str | Path) -> None:
     """Write the trained part, head included, and what is needed to load it onto its backbone again.
 
-    Each file is whole or absent. Raises NoSpace.
+    Each file is whole or absent. Raises NoSpace, and RunExists where weights stand that sidetune did not write.
     """
     folder = Path(folder)
+    check_own(folder)
     config = describe(model)
     tensors = {name: t.cpu().contiguous() for name, t in model.trained().items()}
     with replacing(folder / WEIGHTS, sum(t.nbytes for t in tensors.values())) as beside:
-        save_file(tensors, beside)
+        save_file(tensors, beside, metadata=mark("adapter"))
     write_description(folder, config, sum(t.numel() for t in tensors.values()))
 
 
 def describe(model: AdaptedModel) -> dict[str, Any]:
     return {
-        "format": FORMAT,
         "backbone": {**model.card.described(), **place_of(model.card.name)},
         "method": {
             "type": type(model.method).__name__,
@@ -63,11 +66,12 @@ def load(
 ) -> AdaptedModel:
     """Load what `save` wrote onto its backbone, fetched by name or given as `backbone`.
 
-    Raises FileNotFoundError or DataError for a folder that holds no whole model, WeightsMismatch if the backbone's
-    weights are not those that were trained on (`force` overrides).
+    Raises FileNotFoundError or DataError for a folder that holds no whole model, or not the one that was saved, and
+    WeightsMismatch if the backbone's weights are not those that were trained on. `force` loads them all the same, and
+    what was edited by hand.
     """
     folder = Path(folder)
-    config = read_config(folder)
+    config = read_config(folder, force=force)
     about = config["backbone"]
     source = backbone if backbone is not None else found_again(about, folder)
     if source == "":
@@ -86,9 +90,13 @@ def load(
     saved: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in transform.items()}
     model.transform = Transform(image_size=size, **saved)
     if config["recipe"]:
-        model.recipe = Recipe(**{**config["recipe"], "betas": tuple(config["recipe"]["betas"])})
+        model.recipe = from_saved(Recipe, config["recipe"])
     try:
-        model.load_trained(load_file(folder / WEIGHTS))
+        tensors = load_file(folder / WEIGHTS)
+        check_finite(folder / WEIGHTS, [name for name, t in tensors.items() if not t.isfinite().all()])
+        model.load_trained(tensors)
+    except DataError:
+        raise
     except (safetensors.SafetensorError, ValueError) as e:
         raise DataError(f"{folder / WEIGHTS} is damaged or belongs to another model: {e}") from e
     return model
@@ -155,8 +163,8 @@ def method_from(saved: dict[str, Any]) -> Method:
     return from_saved(types[0], {name: value for name, value in saved.items() if name not in ("type", "module")})
 
 
-def from_saved(kind: type[Method], fields: dict[str, Any]) -> Method:
-    """A method by its fields as JSON has them."""
+def from_saved(kind: type[T], fields: Mapping[str, Any]) -> T:
+    """A method, a recipe or other choices by their fields as JSON has them."""
     hints = get_type_hints(kind)
     return kind(**{name: restored(value, hints.get(name)) for name, value in fields.items()})
 

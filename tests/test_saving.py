@@ -104,7 +104,7 @@ def test_folders_that_hold_no_whole_model_say_so(saved, tmp_path):
     with pytest.raises(DataError, match="sidetune.json is damaged"):
         sidetune.load(folder, backbone=tiny_network("vit"))
     (folder / "sidetune.json").write_text('{"format": 99}')
-    with pytest.raises(DataError, match="this version reads format 1"):
+    with pytest.raises(DataError, match="this version reads formats 1 and 2"):
         sidetune.load(folder, backbone=tiny_network("vit"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -75,9 +75,13 @@ def labelled(
     """What to score on, and what it is called. A folder the model's run was split from is split the same way again."""
     from sidetune.data.reading import Reading
     from sidetune.data.sources import read_scored
+    from sidetune.sealed import is_as_written, parsed
+    from sidetune.train.checkpoint import RESULT
 
-    record = folder / "run" / "result.json"
-    run: dict[str, Any] = json.loads(record.read_text()) if record.exists() else {}
+    record, instead = folder / "run" / RESULT, "name the images and what they are, or train again"
+    run = parsed(record, instead) if record.exists() else {}
+    if run and not is_as_written(record, run):
+        raise DataError(f"{record} is damaged: it is not as it was written; {instead}")
     source = data or run.get("data")
     if source is None:
         raise DataError(f"{folder} does not say what it was trained on; name the images to score on")

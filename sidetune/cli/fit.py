@@ -16,7 +16,12 @@ DEFAULT_METHOD = "dtl+"
 
 
 def fit_command(
-    data: Annotated[str, typer.Argument(help="Folder with train/CLASS/*.jpg (and val/, test/), or of classes alone.")],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            help="Folder with train/CLASS/*.jpg (and val/, test/), or of classes alone; that of the run with --resume."
+        ),
+    ] = None,
     backbone: RecipesBackbone = None,
     method: Annotated[
         str | None, typer.Option(help=f"See `sidetune methods`; the recipe's, or {DEFAULT_METHOD}, if not given.")
@@ -40,23 +45,46 @@ def fit_command(
     as_json: JSON = False,
 ) -> None:
     """Fine-tune a backbone on your images and score it on the test images."""
+    from contextlib import ExitStack
+
+    from sidetune.atomic import write_text
     from sidetune.cli.choices import changed, check_names, opened, parse
     from sidetune.cli.data import read_checked
     from sidetune.cli.named import asked
     from sidetune.cli.plan import parse_bytes
     from sidetune.cli.progress import ERR, progress
+    from sidetune.cli.resumed import about, gone_on_with, placed
     from sidetune.cli.scores import in_words
     from sidetune.cli.search import searched
+    from sidetune.data.sources import name_of
+    from sidetune.errors import DataError
+    from sidetune.locked import worked_on
     from sidetune.measure.parameters import count
     from sidetune.measure.plan import fit_budget, told
     from sidetune.model import adapt
     from sidetune.saving import describe
+    from sidetune.sealed import sealed_json
+    from sidetune.train.checkpoint import RESULT, RunFolder
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
     from sidetune.train.prepare import prepare
 
     choices = parse(settings)
     start = asked(recipe, method, backbone, DEFAULT_METHOD)
+    if out is None:
+        if data is None:
+            raise ValueError("name the images to train on, or the --out folder of a run to --resume")
+        out = Path("runs") / f"{name_of(data)}-{start.preset}"
+    folder = RunFolder(out)
+    folder.check_free(resume=resume, overwrite=overwrite)
+    before = folder.asked() if resume else None
+    if before is not None and recipe in (None, (before.get("about") or {}).get("named_recipe")):
+        start = gone_on_with(before, start, method=method, backbone=backbone)
+        data = data or before.get("about", {}).get("data")
+    elif resume and before is None:
+        ERR.print(f"nothing to resume in {out}; a run begins", markup=False)
+    if data is None:
+        raise DataError(f"{out} does not say what it was trained on; name the images")
     setup = changed(start.setup, choices.setup)
     chosen_recipe = changed(start.recipe if epochs is None else replace(start.recipe, epochs=epochs), choices.recipe)
     chosen_recipe = replace(chosen_recipe, views=views or chosen_recipe.views)
@@ -68,21 +96,23 @@ def fit_command(
     for name in left_open:
         del choices.method[name]
     chosen_method = changed(start.method, choices.method)
+    is_decided = before is not None and chosen_method == start.method
 
     check_names(start.backbone, setup)
-    with progress() as report:
+    with progress() as report, ExitStack() as held:
         splits = read_checked(data, report, setup, skip_bad=skip_bad)
-        out = out or Path("runs") / f"{splits.name}-{start.preset}"
         network = opened(start.backbone, setup)
-        chosen_method = prepare(
-            chosen_method,
-            network,
-            splits.train,
-            transform=setup.transform,
-            seed=chosen_recipe.seed,
-            batch_size=chosen_recipe.batch_size,
-        )
-        if search_lr or left_open:
+        held.enter_context(worked_on(out))
+        if not is_decided:
+            chosen_method = prepare(
+                chosen_method,
+                network,
+                splits.train,
+                transform=setup.transform,
+                seed=chosen_recipe.seed,
+                batch_size=chosen_recipe.batch_size,
+            )
+        if (search_lr or left_open) and not is_decided:
             chosen_method, chosen_recipe = searched(
                 network,
                 chosen_method,
@@ -118,27 +148,31 @@ def fit_command(
             resume=resume,
             overwrite=overwrite,
             report=report,
+            about=about(start, setup, data, recipe),
         )
+        if resume and done.num_found == len(done.history):
+            ERR.print(f"the run in {out} was finished; it is scored again", markup=False)
         scores = {
             part: evaluate(model, samples, precision=done.precision)
             for part, samples in splits.parts().items()
             if part != "train"
         }
-    result = {
-        "out": str(out),
-        "named_recipe": recipe,
-        "epochs": len(done.history),
-        "kept_epoch": done.kept_epoch,
-        "accuracy": {part: score.accuracy for part, score in scores.items()},
-        "scores": {part: score.described(model.classes) for part, score in scores.items()},
-        "parameters": asdict(parameters),
-        "seconds": sum(e.seconds for e in done.history) + done.features_seconds,
-        "precision": done.precision,
-        "data": str(Path(data).resolve()) if Path(data).exists() else data,
-        "layout": setup.layout,
-        "model": describe(model),
-    }
-    (out / "run" / "result.json").write_text(json.dumps(result, indent=1))
+        result = {
+            "format": 2,
+            "out": str(out),
+            "named_recipe": recipe,
+            "epochs": len(done.history),
+            "kept_epoch": done.kept_epoch,
+            "accuracy": {part: score.accuracy for part, score in scores.items()},
+            "scores": {part: score.described(model.classes) for part, score in scores.items()},
+            "parameters": asdict(parameters),
+            "seconds": sum(e.seconds for e in done.history) + done.features_seconds,
+            "precision": done.precision,
+            "data": placed(data),
+            "layout": setup.layout,
+            "model": describe(model),
+        }
+        write_text(out / "run" / RESULT, sealed_json(result))
     if as_json:
         print(json.dumps(result))
         return

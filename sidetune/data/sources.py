@@ -10,6 +10,7 @@ from sidetune.data.filelist import LISTS, read_vtab
 from sidetune.data.folders import read_folder, read_splits
 from sidetune.data.layout import Layout, part_in, parts_of
 from sidetune.data.named import NAMED
+from sidetune.data.names import printable
 from sidetune.data.reading import Reading
 from sidetune.data.samples import Samples, Splits
 from sidetune.errors import DataError, unknown
@@ -46,6 +47,11 @@ def read_data(
         splits = read_splits(path, seed=seed, layout=layout, classes=classes)
     warn_of_repeats(splits.name, splits.parts())
     return splits if reading is None else splits.mapped(lambda samples: replace(samples, reading=reading))
+
+
+def name_of(source: str | Path) -> str:
+    """What the data set of a source is called, before anything is read."""
+    return str(source) if is_named(source) else printable(Path(source).resolve().name)
 
 
 def read_training(source: str | Path, classes: tuple[str, ...] | None = None) -> tuple[Samples, Samples | None]:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from sidetune.atomic import replacing
 from sidetune.edge.parameters import Parameters, Shape
 from sidetune.errors import DataError, WeightsMismatch
-from sidetune.saved import FORMAT, WEIGHTS, read_config, write_description
+from sidetune.saved import WEIGHTS, check_finite, check_own, mark, read_config, write_description
 from sidetune.train.recipe import Recipe
 from sidetune.wire.metadata import ModelCard
 
@@ -52,10 +52,11 @@ class Artefact:
 
 
 def save(folder: Path, artefact: Artefact) -> None:
-    """Write the folder, each file whole or absent. Raises NoSpace."""
+    """Write the folder, each file whole or absent. Raises NoSpace, and RunExists over weights of others."""
+    check_own(folder)
     tensors = artefact.parameters.tensors
     with replacing(folder / WEIGHTS, artefact.parameters.flat.nbytes) as beside:
-        save_file(tensors, beside)
+        save_file(tensors, beside, metadata=mark("adapter"))
     write_description(folder, describe(artefact), artefact.parameters.flat.size)
 
 
@@ -63,7 +64,6 @@ def describe(artefact: Artefact) -> dict[str, Any]:
     card = artefact.card
     backbone = {name: getattr(card, name) for name in ("name", "architecture", "digest", "image_size", "mean", "std")}
     return {
-        "format": FORMAT,
         "backbone": {**backbone, "family": ""},
         "method": {"type": "MIST", **asdict(artefact.choices)},
         "classes": list(artefact.classes),
@@ -94,7 +94,9 @@ def load(folder: Path, card: ModelCard) -> Artefact:
     shape = Shape(width=card.width, num_classes=len(classes), rank=choices.rank, layers=choices.layers)
     parameters = Parameters(shape)
     try:
-        parameters.load(load_file(folder / WEIGHTS))
+        tensors = load_file(folder / WEIGHTS)
+        check_finite(folder / WEIGHTS, [name for name, t in tensors.items() if not np.isfinite(t).all()])
+        parameters.load(tensors)
     except (SafetensorError, DataError) as e:
         raise DataError(f"{folder / WEIGHTS} is damaged or belongs to another model: {e}") from e
     return Artefact(card=card, classes=classes, choices=choices, recipe=None, parameters=parameters)

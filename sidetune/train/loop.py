@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +17,10 @@ from torch import Tensor, nn, optim
 from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import Dataset
 
+from sidetune.data.dataset import ImageDataset
 from sidetune.data.sources import read_training
 from sidetune.errors import Interrupted, NonFiniteLoss
+from sidetune.locked import worked_on
 from sidetune.model import AdaptedModel
 from sidetune.seam.features import Features
 from sidetune.store import Kept
@@ -63,6 +66,8 @@ class Fit:
     history: tuple[Epoch, ...]
     kept_epoch: int
     """The epoch, counted from 1, whose parameters the model now has."""
+    num_found: int
+    """Epochs that were done already when the run was gone on with."""
     features_kept: bool
     """Whether the frozen half ran once rather than every epoch."""
     features_seconds: float
@@ -81,16 +86,19 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     report: Report | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Fit:
     """Train a model in place on samples, any torch data set of (image, label), or what `sidetune fit` takes: an image
     folder, a folder with file lists, a data set's name. Of those with several parts, the training images are trained on
     and the validation images validated on, unless `val` is given; a folder of classes is trained on whole.
 
     With `out`, a checkpoint is written there after every epoch and the model at the end; a stopped run goes on with
-    `resume`. With `store`, features of the frozen half are kept on disk there, where later runs find them. Uses the GPU
-    if there is one, and all processes of `accelerate launch` or `torchrun`.
+    `resume`, on other means (workers, micro-batches, memory) too; `about` is kept with what it was asked to do. With
+    `store`, features of the frozen half are kept on disk there, where later runs find them. Uses the GPU if there is
+    one, and all processes of `accelerate launch` or `torchrun`.
 
-    Raises DataError for data that does not fit, RunExists if `out` already holds a run, NonFiniteLoss if the loss
+    Raises DataError for data that does not fit and for a damaged run, RunExists if `out` already holds a run, another
+    than is to be resumed, or files of others, InUse while another process works on it, NonFiniteLoss if the loss
     becomes NaN or infinite and Interrupted at Ctrl-C (both leave the last checkpoint), NoSpace before a full disk.
     """
     recipe, report = recipe or Recipe(), report or Silent()
@@ -105,12 +113,6 @@ def fit(
         raise ValueError("keep='best' chooses by validation accuracy; pass val= (--set tune=true), or keep='last'")
     val_set = None if val is None else as_dataset(val, model, training=False)
     model.recipe = recipe
-    folder, progress = None, None
-    if out is not None:
-        folder = RunFolder(Path(out), writes=accelerator.is_main_process)
-        with accelerator.main_process_first():
-            asked = request_of(model, recipe, train_set)
-            progress = folder.start(asked, resume=resume, overwrite=overwrite)
     if recipe.micro_batch is not None and not can_be_cut(model):
         raise ValueError(
             "micro_batch does not go with trained BatchNorms, whose statistics are a whole batch's; "
@@ -121,19 +123,32 @@ def fit(
     model.hold(TYPES[precision], accelerator.device, weights=recipe.weights)
     if recipe.compile:
         model.compile_halves()
-    try:
-        if progress is None:
-            begin(model, train_set, recipe.seed)
-        kept_in = None if store is None else Path(store)
-        run = Run(model, recipe, precision, accelerator, report, folder, kept_in)
-        return run(train_set, val_set, progress)
-    except KeyboardInterrupt as e:
-        hint = f"; go on with --resume (resume=True), {out} keeps the last finished epoch" if out else ""
-        raise Interrupted(f"stopped{hint}") from e
+    alone: AbstractContextManager[None] = (
+        worked_on(Path(out)) if out is not None and accelerator.is_main_process else nullcontext()
+    )
+    with alone:
+        folder, progress = None, None
+        if out is not None:
+            folder = RunFolder(Path(out), writes=accelerator.is_main_process)
+            with accelerator.main_process_first():
+                asked = request_of(model, recipe, train_set, val_set)
+                progress = folder.start(asked, resume=resume, overwrite=overwrite, about=about)
+        try:
+            if progress is None:
+                begin(model, train_set, recipe.seed)
+            kept_in = None if store is None else Path(store)
+            run = Run(model, recipe, precision, accelerator, report, folder, kept_in)
+            return run(train_set, val_set, progress)
+        except KeyboardInterrupt as e:
+            hint = f"; go on with --resume (resume=True), {out} keeps the last finished epoch" if out else ""
+            raise Interrupted(f"stopped{hint}") from e
 
 
-def request_of(model: AdaptedModel, recipe: Recipe, train: Dataset[Any]) -> dict[str, Any]:
-    """What decides a run's result, for telling whether a run may be resumed."""
+def request_of(
+    model: AdaptedModel, recipe: Recipe, train: Dataset[Any], val: Dataset[Any] | None = None
+) -> dict[str, Any]:
+    """What decides a run's result, for telling whether a run may be resumed: validation images where they choose."""
+    digests = {"train": digest_of_images(train), "val": None if recipe.keep == "last" else digest_of_images(val)}
     return {
         "recipe": asdict(recipe),
         "method": {"type": type(model.method).__name__, **asdict(model.method)},
@@ -141,7 +156,13 @@ def request_of(model: AdaptedModel, recipe: Recipe, train: Dataset[Any]) -> dict
         "classes": list(model.task.classes),
         "transform": asdict(model.transform),
         "num_train_images": len(sized(train)),
+        "data": {part: digest for part, digest in digests.items() if digest is not None},
     }
+
+
+def digest_of_images(data: Dataset[Any] | None) -> str | None:
+    """Of images and labels; None for a data set of the caller's, which does not tell."""
+    return data.samples.digest() if isinstance(data, ImageDataset) else None
 
 
 class Run:
@@ -175,6 +196,7 @@ class Run:
             val_batches = self.accelerator.prepare_data_loader(evaluation_batches(val, self.recipe))
         parallel = self.accelerator.prepare_model(self.model) if self.accelerator.num_processes > 1 else self.model
         progress = self.restore(progress)
+        num_found = len(progress.history)
         total = num_epochs(self.recipe)
         with TensorBoard(self.folder.path if self.folder and self.folder.writes else None) as board:
             for number in range(len(progress.history), total):
@@ -197,6 +219,7 @@ class Run:
         return Fit(
             history=tuple(progress.history),
             kept_epoch=kept,
+            num_found=num_found,
             features_kept=isinstance(train, Kept),
             features_seconds=features_seconds if isinstance(train, Kept) else 0.0,
             precision=self.precision,
@@ -280,6 +303,11 @@ class Run:
                 progress.best = record.val_accuracy, {n: t.cpu().clone() for n, t in self.model.trained().items()}
         if self.folder:
             progress.trained = {n: t.cpu() for n, t in self.model.trained().items()}
+            if not all(t.isfinite().all() for t in progress.trained.values()):
+                raise NonFiniteLoss(
+                    f"trained parameters became NaN or infinite in epoch {record.epoch} (learning rate {self.lr:g}, "
+                    f"{self.precision}); {self.folder.path} keeps what was before. Try a lower lr, or clip_grad=1"
+                )
             progress.optimizer, progress.scaler = self.optimizer.state_dict(), self.scaler.state_dict()
             self.folder.save(progress)
 

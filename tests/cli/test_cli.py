@@ -15,7 +15,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sidetune.cli.main import main
 
@@ -32,17 +32,17 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
-    """Run the command line; gives what it printed, or (status, message) if it failed."""
+    """Run the command line; gives what it printed, or `said` on standard error, or (status, message) if it failed."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*words, fails=False):
+    def run(*words, fails=False, said=False):
         monkeypatch.setattr(sys, "argv", ["sidetune", *map(str, words)])
         with pytest.raises(SystemExit) as stopped:
             main()
             raise SystemExit(0)
         printed = capsys.readouterr()
         assert bool(stopped.value.code) == fails, printed.err
-        return (stopped.value.code, printed.err) if fails else printed.out
+        return (stopped.value.code, printed.err) if fails else printed.err if said else printed.out
 
     return run
 
@@ -86,14 +86,40 @@ def test_a_run_is_neither_overwritten_nor_mixed_up(run, folder, network, model):
     again = ("fit", folder, *network, "--out", model, "--epochs", "2", "--set", "recipe.batch_size=8")
     assert run(*again, fails=True) == (
         2,
-        "squares: 33 train, 9 val, 6 test images of 3 classes (48 in all)\n"
-        f"dtl+ on {network[1]}, 32 x 32 px: 10,944 trained parameters + 579 of the head; 7 of 12 blocks frozen\n"
         "error: model already holds a run; go on with a run by --resume (resume=True), replace it by --overwrite "
         "(overwrite=True), or choose another folder\n",
     )
     assert "accuracy" in run(*again, "--resume")
     status, message = run(*again, "--resume", "--set", "method.rank=3", fails=True)
     assert status == 2 and "holds a run with other choices: method.rank: None -> 3" in message
+
+
+def test_a_run_goes_on_with_its_own_choices(run, folder, network):
+    chosen = ("--set", "method.rank=2", "--set", "transform=vtab", "--set", "recipe.batch_size=8", "--lr", "0.002")
+    words = ("fit", folder, *network, "--method", "lora", "--epochs", "2", *chosen, "--out", "stopped")
+    run(*words)
+    whole = load_file("stopped/model.safetensors")
+    asked = json.loads(Path("stopped/run/run.json").read_text())
+    assert run("fit", "--out", "stopped", "--resume").endswith("try: sidetune predict stopped IMAGE\n")
+    assert json.loads(Path("stopped/run/run.json").read_text()) == asked
+    found = json.loads(run("fit", folder, "--out", "stopped", "--method", "lora", "--lr", "auto", "--resume", "--json"))
+    assert found["epochs"] == 2 and found["model"]["method"]["rank"] == 2
+    assert all(t.equal(whole[name]) for name, t in load_file("stopped/model.safetensors").items())
+    for given, said in (
+        (("--epochs", "3"), "recipe.epochs: 2 -> 3"),
+        (("--set", "method.rank=4"), "method.rank: 2 -> 4"),
+        (("--method", "dtl+"), "method.type: LoRA -> DTL"),
+        (("--set", "transform=photo"), "transform.preset: vtab -> photo"),
+    ):
+        status, message = run("fit", "--out", "stopped", "--resume", *given, fails=True)
+        assert status == 2 and "holds a run with other choices: " in message and said in message
+
+
+def test_resuming_what_is_not_there_or_is_finished_is_said(run, folder, network):
+    words = ("fit", folder, *network, "--method", "linear", "--epochs", "1", "--out", "new", "--resume")
+    assert "nothing to resume in new; a run begins" in run(*words, said=True)
+    assert "the run in new was finished; it is scored again" in run(*words, said=True)
+    assert run("fit", "--resume", fails=True)[1].startswith("error: name the images to train on, or the --out folder")
 
 
 def test_compare_writes_a_report(run, folder, network):
@@ -196,16 +222,10 @@ def test_what_extract_says_to_do_next_trains_from_the_store(run, folder, network
 
 
 def test_a_picture_that_vanishes_while_training_is_named_without_a_traceback(run, folder, network, monkeypatch):
-    from sidetune.cli import data
+    def lose_one(model, train, seed):
+        train.samples.images[3].unlink()
 
-    read = data.read_checked
-
-    def and_lose_one(*args, **how):
-        splits = read(*args, **how)
-        splits.train.images[3].unlink()
-        return splits
-
-    monkeypatch.setattr(data, "read_checked", and_lose_one)
+    monkeypatch.setattr("sidetune.train.loop.begin", lose_one)
     words = ("fit", folder, *network, "--epochs", "1", "--set", "recipe.features=off", "--set", "recipe.num_workers=1")
     status, printed = run(*words, fails=True)
     assert status == 2 and printed.splitlines()[-1].startswith("error: no image at ") and "worker" not in printed

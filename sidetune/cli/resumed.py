@@ -1,0 +1,46 @@
+"""`--resume`: what stands in a run's folder is the run's; the command line names only what is to differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from sidetune.cli.choices import Setup
+from sidetune.cli.named import Asked
+from sidetune.methods import find_method
+from sidetune.saving import from_saved, method_from
+from sidetune.train.recipe import Recipe
+
+
+def about(start: Asked, setup: Setup, data: str, named_recipe: str | None) -> dict[str, Any]:
+    """What a run's folder keeps of the command line, beside what decides the result."""
+    return {
+        "data": placed(data),
+        "backbone": placed(start.backbone),
+        "preset": start.preset,
+        "named_recipe": named_recipe,
+        "setup": asdict(setup),
+    }
+
+
+def placed(name: str) -> str:
+    """A file or folder as it is found from anywhere; other names as they are."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
+
+
+def gone_on_with(request: Mapping[str, Any], start: Asked, *, method: str | None, backbone: str | None) -> Asked:
+    """The choices of the run that was asked for by `request`, but for a method and a backbone that are named anew."""
+    told, card = request.get("about") or {}, request["backbone"]
+    preset = told.get("preset", start.preset)
+    setup = {name: card[name] for name in ("image_size", "architecture", "mean", "std")}
+    setup = told.get("setup") or {**setup, "transform": request["transform"]["preset"]}
+    return replace(
+        start,
+        backbone=backbone or told.get("backbone") or card["name"] or start.backbone,
+        preset=method or preset,
+        method=method_from(request["method"]) if method in (None, preset) else find_method(method),
+        recipe=from_saved(Recipe, request["recipe"]),
+        setup=from_saved(Setup, setup),
+    )
