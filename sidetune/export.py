@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from sidetune.atomic import replacing
 from sidetune.errors import MissingExtra
 from sidetune.model import AdaptedModel
+from sidetune.outputs import check_replaceable, is_exported
+from sidetune.saved import MARK
 from sidetune.seam.features import Features
 from sidetune.seam.taps import Tap
 
@@ -39,7 +41,8 @@ def export_onnx(model: AdaptedModel, path: str | Path, *, edge: bool = False) ->
     """Write `model` with a free batch axis: input `images` (batch, 3, height, width), normalised; output `logits`.
 
     With `edge`, write what a device runs instead: input `features` (batch, token, channel), as a feature service sends
-    them and decoded to float32. Raises ValueError for a method whose frozen half gives anything but one such matrix.
+    them and decoded to float32. Raises ValueError for a method whose frozen half gives anything but one such matrix,
+    and RunExists for a file that this did not write.
 
     The file's metadata say what a device has to know besides: `classes` in the order of the logits, how pictures become
     the input (`image_size` as height and width, `mean`, `std`, `transform`), the backbone and the method, as JSON.
@@ -52,6 +55,7 @@ def export_onnx(model: AdaptedModel, path: str | Path, *, edge: bool = False) ->
         import onnxscript  # noqa: F401  (the exporter needs it)
     except ImportError as e:
         raise MissingExtra("exporting to ONNX", "export") from e
+    check_replaceable(Path(path), is_exported)
     model = copy.deepcopy(model).hold(torch.float32, "cpu").eval()
     given = torch.randn(2, 3, *model.card.image_size, generator=torch.Generator().manual_seed(0))
     graph: nn.Module = model
@@ -99,7 +103,7 @@ def told(model: AdaptedModel, *, edge: bool) -> dict[str, str]:
     }
     if edge:
         about["features"] = sorted(map(str, model.need))
-    return {name: json.dumps(value, ensure_ascii=False) for name, value in about.items()}
+    return {MARK: "exported", **{name: json.dumps(value, ensure_ascii=False) for name, value in about.items()}}
 
 
 def edge_half(model: AdaptedModel, images: Tensor) -> tuple[EdgeHalf, Tensor]:

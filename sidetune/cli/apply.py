@@ -168,20 +168,15 @@ def merge_command(
     force: Force = False,
 ) -> None:
     """Fold the trained part into the backbone: weights that timm loads by itself (not for dtl and vpt)."""
-    import torch
-    from safetensors.torch import save_file
-
-    from sidetune.atomic import replacing
     from sidetune.backbones.swin import windows_of
+    from sidetune.outputs import write_merged
 
     if out.suffix not in MERGED:
         raise ValueError(f"what timm loads ends in {', '.join(MERGED)}, got {out}")
-    write = save_file if out.suffix == ".safetensors" else torch.save
     loaded = open_model(model, backbone, force).cpu()
     merged = loaded.merge()
     state = {name: t.contiguous() for name, t in merged.state_dict().items()}
-    with replacing(out, sum(t.nbytes for t in state.values())) as beside:
-        write(state, beside)
+    write_merged(state, out)
     pooling = ", global_pool='avg'" if loaded.card.family == "vit" and loaded.suffix.pool_name == "mean" else ""
     size = f", img_size={loaded.card.image_size}" if loaded.card.family in ("vit", "swin") else ""
     if loaded.card.revised:

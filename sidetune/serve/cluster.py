@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from sidetune.errors import MissingExtra
+from sidetune.errors import InUse, MissingExtra
 from sidetune.serve.app import create_app
 from sidetune.serve.cache import Cache
 from sidetune.serve.keys import Keys
@@ -31,7 +31,7 @@ def free_folder(cache: Path) -> Path:
     for number in range(MOST_REPLICAS):
         try:
             Cache(cache / str(number), 2**62).close()
-        except ValueError:
+        except InUse:
             continue
         return cache / str(number)
     raise ValueError(f"{cache} has {MOST_REPLICAS} folders, and all are in use")

@@ -179,6 +179,17 @@ def test_export_and_merge(run, folder, network, model):
     again = eval(run("merge", "lora", "it's.pth").splitlines()[1].strip(), {"timm": timm})
     assert torch.equal(again.state_dict()["head.weight"], network.state_dict()["head.weight"])
     assert zipfile.is_zipfile("it's.pth"), "what the ending says"
+    run("merge", "lora", "it's.pth")  # our own are made anew
+    run("merge", "lora", "merged.safetensors")
+    run("export", model, "model.onnx")
+    for name in ("mine.safetensors", "mine.pth", "mine.onnx", "lora/model.safetensors"):
+        if not (mine := Path(name)).exists():
+            mine.write_bytes(b"mine")
+        before = mine.read_bytes()
+        verb = ("export", model) if name.endswith(".onnx") else ("merge", "lora")
+        status, message = run(*verb, name, fails=True)
+        assert status == 2 and f"{name} is there already, and not from this command" in message.replace("\n", " ")
+        assert mine.read_bytes() == before
     for name in ("merged", "merged.onnx"):
         assert "ends in .safetensors, .pth, .pt, .bin, got merged" in run("merge", "lora", name, fails=True)[1]
 

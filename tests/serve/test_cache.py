@@ -1,11 +1,14 @@
 """Features on disk."""
 
 import os
+import shutil
 import threading
+from contextlib import suppress
 
 import pytest
 
-from sidetune.serve.cache import BLOCK, Cache
+from sidetune.errors import InUse, RunExists
+from sidetune.serve.cache import BLOCK, MARK, Cache, checksum, name_of
 
 
 @pytest.fixture
@@ -49,16 +52,73 @@ def test_a_folder_is_taken_over_with_its_order_and_without_half_written_files(ca
     for i, key in enumerate("abc"):
         cache.put(key, b"x")
         os.utime(cache.path(next(reversed(cache.sizes))), (i, i))
-    (files(cache)[0].parent / ".half.1").write_bytes(b"x")
+    half = files(cache)[0].parent / f".{'0' * 64}.17"
+    half.write_bytes(b"x")
     cache.close()
     again = Cache(cache.folder, 2 * BLOCK)
     assert again.get("a") is None and again.get("b") == again.get("c") == b"x" and len(files(again)) == 2
+    assert not half.exists()
     again.close()
 
 
 def test_two_services_do_not_share_a_folder(cache):
-    with pytest.raises(ValueError, match="in use by another service"):
+    with pytest.raises(InUse, match="in use by another service"):
         Cache(cache.folder, BLOCK)
+
+
+def test_an_entry_under_anothers_name_is_noticed(cache):
+    cache.put("a", b"of a")
+    cache.put("b", b"of b")
+    of_a, of_b = (cache.path(name_of(key)) for key in "ab")
+    shutil.copy(of_a, of_b)
+    assert cache.get("b") is None and not of_b.exists() and cache.get("a") == b"of a"
+
+
+def test_what_others_keep_in_the_folder_is_left_alone(tmp_path):
+    others = [
+        tmp_path / name
+        for name in (".git/HEAD", "ab/notes.txt", f"ab/.{'g' * 64}.1", ".env", "a1/.hidden", "b2", "xy/z")
+    ]
+    for path in others:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    (tmp_path / "cd").symlink_to(tmp_path / "xy")
+    (tmp_path / "xy" / ("c" * 64)).write_text("mine")
+    for _ in range(2):
+        cache = Cache(tmp_path, 2 * BLOCK)
+        for i in range(50):
+            with suppress(OSError):  # the folder "b2" is a file
+                cache.put(str(i), b"x")
+        assert cache.total == 2 * BLOCK
+        cache.close()
+    assert all(path.read_text() == "mine" for path in [*others, tmp_path / "xy" / ("c" * 64)])
+
+
+def test_files_of_others_under_our_names_are_refused_and_untouched(tmp_path):
+    entry = tmp_path / "ab" / ("ab" + "0" * 62)
+    entry.parent.mkdir()
+    entry.write_bytes(bytes(100))
+    (tmp_path / ".lock").touch()
+    with pytest.raises(RunExists, match="holds files of others under names that a cache uses"):
+        Cache(tmp_path, BLOCK)
+    (other := tmp_path / "other").mkdir()
+    (other / MARK).write_text("mine")
+    with pytest.raises(RunExists, match="holds files of others"):
+        Cache(other, BLOCK)
+    assert entry.read_bytes() == bytes(100) and (other / MARK).read_text() == "mine"
+
+
+def test_a_cache_of_version_0_1_is_taken_over_and_made_anew(tmp_path):
+    name = name_of("key")
+    entry = tmp_path / name[:2] / name
+    entry.parent.mkdir()
+    entry.write_bytes(checksum(b"features") + b"features")
+    (tmp_path / ".lock").touch()
+    cache = Cache(tmp_path, 10 * BLOCK)
+    assert cache.total == BLOCK and cache.get("key") is None and not entry.exists()
+    cache.put("key", b"features")
+    assert cache.get("key") == b"features"
+    cache.close()
 
 
 def test_threads_do_not_get_in_each_others_way(cache):
