@@ -17,7 +17,7 @@ from sidetune.backbones.structure import empty, rebuild
 from sidetune.methods import Method
 from sidetune.methods.fitting import check_is_method
 from sidetune.model import AdaptedModel, adapt
-from sidetune.saving import from_saved
+from sidetune.saved import from_saved
 from sidetune.seam.taps import Need, pooled
 
 

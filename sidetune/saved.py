@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from sidetune.atomic import write_text
 from sidetune.data.digests import digest_of
@@ -24,6 +26,7 @@ READ = (1, FORMAT)
 """Format 1, of version 0.1, has neither a seal nor the digest of its weights."""
 MARK = "sidetune"
 """In the metadata of weights that we wrote: what they are."""
+T = TypeVar("T")
 SIGNED = re.compile(r"\n<!-- written by sidetune, ([0-9a-f]{64}) -->\n$")
 
 
@@ -140,3 +143,19 @@ model = sidetune.load("this-folder")
 print(model.predict("image.jpg"))
 ```
 """
+
+
+def from_saved(kind: type[T], fields: Mapping[str, Any]) -> T:
+    """A method, a recipe or other choices by their fields as JSON has them."""
+    hints = get_type_hints(kind)
+    return kind(**{name: restored(value, hints.get(name)) for name, value in fields.items()})
+
+
+def restored(value: Any, hint: Any) -> Any:
+    """A field as it was before JSON made lists of its tuples and mappings of its data classes."""
+    if isinstance(value, list):
+        return (list if list in (hint, get_origin(hint)) else tuple)(restored(v, None) for v in value)
+    made = next((h for h in (hint, *get_args(hint)) if is_dataclass(h)), None)
+    if isinstance(value, dict) and made:
+        return made(**{name: restored(v, None) for name, v in value.items()})  # type: ignore[operator]
+    return value

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
 import safetensors
 from safetensors.torch import load_file, save_file
@@ -21,10 +20,8 @@ from sidetune.data.transforms import Transform
 from sidetune.errors import DataError, WeightsMismatch
 from sidetune.methods import METHODS, Method
 from sidetune.model import AdaptedModel, adapt
-from sidetune.saved import WEIGHTS, check_finite, check_own, mark, read_config, write_description
+from sidetune.saved import WEIGHTS, check_finite, check_own, from_saved, mark, read_config, write_description
 from sidetune.train.recipe import Recipe
-
-T = TypeVar("T")
 
 
 def save(model: AdaptedModel, folder: str | Path) -> None:
@@ -161,19 +158,3 @@ def method_from(saved: dict[str, Any]) -> Method:
             f"sidetune.METHODS (on the command line: sidetune --import {module} ...)"
         )
     return from_saved(types[0], {name: value for name, value in saved.items() if name not in ("type", "module")})
-
-
-def from_saved(kind: type[T], fields: Mapping[str, Any]) -> T:
-    """A method, a recipe or other choices by their fields as JSON has them."""
-    hints = get_type_hints(kind)
-    return kind(**{name: restored(value, hints.get(name)) for name, value in fields.items()})
-
-
-def restored(value: Any, hint: Any) -> Any:
-    """A field as it was before JSON made lists of its tuples and mappings of its data classes."""
-    if isinstance(value, list):
-        return (list if list in (hint, get_origin(hint)) else tuple)(restored(v, None) for v in value)
-    made = next((h for h in (hint, *get_args(hint)) if is_dataclass(h)), None)
-    if isinstance(value, dict) and made:
-        return made(**{name: restored(v, None) for name, v in value.items()})  # type: ignore[operator]
-    return value

@@ -76,7 +76,7 @@ def labelled(
     from sidetune.data.reading import Reading
     from sidetune.data.sources import read_scored
     from sidetune.sealed import is_as_written, parsed
-    from sidetune.train.checkpoint import RESULT
+    from sidetune.train.folder import RESULT
 
     record, instead = folder / "run" / RESULT, "name the images and what they are, or train again"
     run = parsed(record, instead) if record.exists() else {}

@@ -64,8 +64,8 @@ def fit_command(
     from sidetune.model import adapt
     from sidetune.saving import describe
     from sidetune.sealed import sealed_json
-    from sidetune.train.checkpoint import RESULT, RunFolder
     from sidetune.train.evaluate import evaluate
+    from sidetune.train.folder import RESULT, Folder
     from sidetune.train.loop import fit
     from sidetune.train.prepare import prepare
 
@@ -75,7 +75,7 @@ def fit_command(
         if data is None:
             raise ValueError("name the images to train on, or the --out folder of a run to --resume")
         out = Path("runs") / f"{name_of(data)}-{start.preset}"
-    folder = RunFolder(out)
+    folder = Folder(out)
     folder.check_free(resume=resume, overwrite=overwrite)
     before = folder.asked() if resume else None
     if before is not None and recipe in (None, (before.get("about") or {}).get("named_recipe")):

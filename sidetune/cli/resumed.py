@@ -10,7 +10,8 @@ from typing import Any
 from sidetune.cli.choices import Setup
 from sidetune.cli.named import Asked
 from sidetune.methods import find_method
-from sidetune.saving import from_saved, method_from
+from sidetune.saved import from_saved
+from sidetune.saving import method_from
 from sidetune.train.recipe import Recipe
 
 

@@ -1,23 +1,23 @@
-"""A run's folder on the device: what was asked for, and everything it takes to go on from the middle of an epoch."""
+"""A run's checkpoint on the device: everything it takes to go on from the middle of an epoch."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from sidetune.atomic import remove_stale, replacing, write_text
+from sidetune.atomic import replacing, write_text
 from sidetune.edge.parameters import Array
-from sidetune.errors import DataError, RunExists
-from sidetune.saved import CARD, CONFIG, WEIGHTS
+from sidetune.errors import DataError
 from sidetune.train.epoch import Epoch
+from sidetune.train.folder import AGAIN, EDGE_CHECKPOINT, HISTORY, Folder, bound
 
-STATE, REQUEST, HISTORY = "checkpoint.safetensors", "run.json", "history.json"
+PROGRESS, SEAL = "progress", "sha256"
 
 
 @dataclass(kw_only=True)
@@ -35,54 +35,46 @@ class Progress:
     history: list[Epoch] = field(default_factory=list)
 
 
-class Run:
-    """`FOLDER/run`."""
+class Run(Folder):
+    @property
+    def has_checkpoint(self) -> bool:
+        return (self.path / EDGE_CHECKPOINT).exists()
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / "run"
+    def save(self, progress: Progress, steps: int, arrays: Mapping[str, Array]) -> None:
+        history = [asdict(e) for e in progress.history]
+        told = json.dumps({**vars(progress), "history": history, "steps": steps, "run": bound(self.request)})
+        with replacing(self.path / EDGE_CHECKPOINT, sum(a.nbytes for a in arrays.values())) as beside:
+            save_file(dict(arrays), beside, metadata={PROGRESS: told, SEAL: digest(told, arrays)})
+        write_text(self.path / HISTORY, json.dumps(history, indent=1))
 
-    def start(self, request: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
-        """Begin a run; True if there is one to go on with. Raises RunExists if the folder holds one and that is not
-        allowed, or one that was asked for something else."""
-        if overwrite and not resume:
-            shutil.rmtree(self.path, ignore_errors=True)
-            for name in (CONFIG, WEIGHTS, CARD):
-                (self.folder / name).unlink(missing_ok=True)
-        self.check_free(resume=resume)
-        remove_stale(self.path, "*")
-        asked = self.path / REQUEST
-        request = json.loads(json.dumps(request))
-        if asked.exists():
-            before = json.loads(asked.read_text())
-            if before != request:
-                names = sorted(n for n in before.keys() | request.keys() if before.get(n) != request.get(n))
-                raise RunExists(f"{self.folder} holds a run with other choices: {', '.join(names)}")
-            return (self.path / STATE).exists()
-        write_text(asked, json.dumps(request, indent=1))
-        return False
+    def load(self, arrays: Mapping[str, Array]) -> tuple[Progress, int]:
+        """Read the last checkpoint into arrays of the same names; returns where it stands and the optimizer's steps.
 
-    def check_free(self, *, resume: bool) -> None:
-        places = {"a run": self.path / REQUEST, "a model": self.folder / CONFIG}
-        if not resume and (found := next((what for what, place in places.items() if place.exists()), None)):
-            raise RunExists(
-                f"{self.folder} already holds {found}; go on with a run by --resume, replace it by --overwrite, or "
-                f"choose another folder"
-            )
-
-    def save(self, progress: Progress, steps: int, arrays: dict[str, Array]) -> None:
-        told = {**vars(progress), "history": [asdict(e) for e in progress.history], "steps": steps}
-        with replacing(self.path / STATE, sum(a.nbytes for a in arrays.values())) as beside:
-            save_file(arrays, beside, metadata={"progress": json.dumps(told)})
-        write_text(self.path / HISTORY, json.dumps(told["history"], indent=1))
-
-    def load(self, arrays: dict[str, Array]) -> tuple[Progress, int]:
-        """Read the last checkpoint into arrays of the same names; returns where it stands and the optimizer's steps."""
+        Raises DataError for a damaged one, and for one of another run than was begun.
+        """
+        path = self.path / EDGE_CHECKPOINT
         try:
-            with safe_open(self.path / STATE, framework="numpy") as file:
-                told = json.loads(file.metadata()["progress"])
+            with safe_open(path, framework="numpy") as file:
+                about = file.metadata()
                 for name, array in arrays.items():
-                    array[...] = file.get_tensor(name)
-        except (SafetensorError, ValueError, KeyError, TypeError) as e:
-            raise DataError(f"{self.path / STATE} is damaged ({e}); begin again with --overwrite") from e
-        steps = told.pop("steps")
-        return Progress(**{**told, "history": [Epoch(**e) for e in told["history"]]}), steps
+                    array[...] = file.get_tensor(name).reshape(array.shape)
+            told: dict[str, Any] = json.loads(about[PROGRESS])
+            steps, run = told.pop("steps"), told.pop("run", None)
+            history = [Epoch(**e) for e in told.pop("history")]
+            progress = Progress(**told, history=history)
+        except (SafetensorError, ValueError, KeyError, TypeError, OSError) as e:
+            raise DataError(f"{path} is damaged ({e}); {AGAIN}") from e
+        is_former = about.keys() == {PROGRESS} and run is None  # of version 0.1, which sealed nothing
+        if not is_former and about.get(SEAL) != digest(about[PROGRESS], arrays):
+            raise DataError(f"{path} is damaged: it is not as it was written; {AGAIN}")
+        self.check_request(path, run)
+        return progress, steps
+
+
+def digest(told: str, arrays: Mapping[str, Array]) -> str:
+    """SHA-256 of all that a checkpoint holds."""
+    found = hashlib.sha256(told.encode())
+    for name in sorted(arrays):
+        found.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        found.update(arrays[name].tobytes())
+    return found.hexdigest()

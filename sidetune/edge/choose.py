@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from sidetune.edge.artefact import Choices
-from sidetune.edge.checkpoint import Run
 from sidetune.edge.features import FeatureFile
 from sidetune.edge.trainer import fit
 from sidetune.errors import DataError
+from sidetune.train.folder import Folder
 from sidetune.train.recipe import Recipe
 from sidetune.train.schedule import SHORTEST_TRIAL
 
@@ -31,8 +31,7 @@ def choose_k(
     The runs are kept in `out/trials` and gone on with like any other. Raises as `fit` does, and DataError for a file
     without validation images.
     """
-    if not overwrite:
-        Run(out).check_free(resume=resume)
+    Folder(out).check_free(resume=resume, overwrite=overwrite)
     with FeatureFile(path) as file:
         ks, num_val = file.header.ks, len(file.part("val"))
     if not num_val:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidetune.errors import DataError, DataWarning, SidetuneError
 
@@ -88,7 +88,7 @@ def parser(program: str) -> argparse.ArgumentParser:
     enroll.set_defaults(run=run_enroll)
 
     fit = verbs.add_parser("fit", parents=[output], help="train on a file of features, without a network")
-    fit.add_argument("file", type=Path)
+    fit.add_argument("file", type=Path, nargs="?", help="may be left out with --resume: the run's own")
     fit.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the run and the model")
     fit.add_argument(
         "--k",
@@ -96,20 +96,22 @@ def parser(program: str) -> argparse.ArgumentParser:
         help="which sum of taps, or auto: what validation images prefer; the largest in the file if not given",
     )
     fit.add_argument("--lr", type=float, help="learning rate")
-    fit.add_argument("--epochs", type=int, default=100)
-    fit.add_argument("--batch-size", type=int, default=32, metavar="N")
+    fit.add_argument("--epochs", type=int, help="100 if not given")
+    fit.add_argument("--batch-size", type=int, metavar="N", help="32 if not given")
     fit.add_argument(
         "--micro-batch", type=int, metavar="N", help="images in work at once; less memory, the same gradient"
     )
-    fit.add_argument("--rank", type=int, default=32)
-    fit.add_argument("--layers", type=int, default=4)
-    fit.add_argument("--pool", default="mean", help="mean (of the patches, the default) or token (the class token)")
-    fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument("--rank", type=int, help="32 if not given")
+    fit.add_argument("--layers", type=int, help="4 if not given")
+    fit.add_argument("--pool", help="mean (of the patches, the default) or token (the class token)")
+    fit.add_argument("--seed", type=int, help="0 if not given")
     fit.add_argument("--threads", type=int, metavar="N", help="cores to use; all (4 at most), or OMP_NUM_THREADS")
     fit.add_argument(
         "--checkpoint-seconds", type=float, default=60, metavar="S", help="how much work a power cut may cost"
     )
-    fit.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
+    fit.add_argument(
+        "--resume", action="store_true", help="go on with the run in the output folder, by the choices it has"
+    )
     fit.add_argument("--overwrite", action="store_true", help="replace what the output folder holds")
     fit.set_defaults(run=run_fit)
 
@@ -216,16 +218,21 @@ def run_fit(given: argparse.Namespace) -> None:
     from sidetune.edge.artefact import Choices
     from sidetune.edge.choose import choose_k
     from sidetune.edge.trainer import fit
+    from sidetune.saved import from_saved
+    from sidetune.train.folder import Folder
     from sidetune.train.recipe import Recipe
 
-    recipe = Recipe(
-        epochs=given.epochs,
-        batch_size=given.batch_size,
-        lr=given.lr,
-        micro_batch=given.micro_batch,
-        seed=given.seed,
-        lr_update="step",
-    )
+    recipe, choices, file = Recipe(epochs=100, batch_size=32, lr_update="step"), Choices(), given.file
+    before = Folder(given.out).asked() if given.resume else None
+    if before is not None:
+        recipe, choices = from_saved(Recipe, before["recipe"]), from_saved(Choices, before["method"])
+        file = file or before.get("about", {}).get("file")
+    elif given.resume:
+        say(f"nothing to resume in {given.out}; a run begins")
+    if file is None:
+        raise DataError(f"name the file of features to train on ({given.out} does not say one)")
+    file, recipe = Path(file), named(recipe, given, "epochs", "batch_size", "lr", "micro_batch", "seed")
+    choices = named(choices, given, "k", "rank", "layers", "pool")
 
     def report(epoch: Epoch, total: int) -> None:
         val = "" if epoch.val_accuracy is None else f"  val {100 * epoch.val_accuracy:5.1f} %"
@@ -234,14 +241,13 @@ def run_fit(given: argparse.Namespace) -> None:
     def tried(k: int, val_accuracy: float) -> None:
         say(f"k {k}: val {100 * val_accuracy:.1f} %")
 
-    choices = Choices(rank=given.rank, layers=given.layers, pool=given.pool)
     how = {"recipe": recipe, "resume": given.resume, "overwrite": given.overwrite, "threads": threads}
-    if given.k == "auto":
-        given.k = choose_k(given.file, given.out, choices=choices, report=tried, **how)
+    if given.k == "auto" and before is None:
+        choices = replace(choices, k=choose_k(file, given.out, choices=choices, report=tried, **how))
     done = fit(
-        given.file,
+        file,
         given.out,
-        choices=replace(choices, k=given.k),
+        choices=choices,
         checkpoint_seconds=given.checkpoint_seconds,
         report=report,
         **how,
@@ -257,6 +263,12 @@ def run_fit(given: argparse.Namespace) -> None:
     if peak := peak_bytes():
         print(f"{peak / 2**20:.0f} MiB of memory at most, Python included")
     print(f"model in {given.out}; try: sidetune edge predict {shlex.quote(str(given.out))} IMAGE --server URL")
+
+
+def named(value: Any, given: argparse.Namespace, *names: str) -> Any:
+    """Choices with those of these names that the command line gives."""
+    words = {name: getattr(given, name) for name in names}
+    return replace(value, **{name: word for name, word in words.items() if word not in (None, "auto")})
 
 
 def peak_bytes() -> int | None:

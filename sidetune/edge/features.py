@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import zlib
@@ -136,7 +137,8 @@ class FeatureFile:
         except BaseException:
             self.file.close()
             raise
-        self.states, self.checksums = marks[:, 0].copy(), marks[:, 1:].copy()
+        known = np.isin(marks[:, 0], (DONE, REFUSED))  # a mark that was damaged is none
+        self.states, self.checksums = np.where(known, marks[:, 0], MISSING), marks[:, 1:].copy()
 
     def __enter__(self) -> Self:
         return self
@@ -201,6 +203,12 @@ class FeatureFile:
         return np.array(
             [i for i, item in enumerate(self.header.images) if item.part == name and self.states[i] == DONE], np.int64
         )
+
+    def digest(self, part: str, k: int) -> str:
+        """SHA-256 of a part's labels and of what is kept of its images under `k`, by their checksums."""
+        images, column = self.part(part), self.header.ks.index(k)
+        rows = np.stack([self.labels()[images].astype("<u4"), self.checksums[images, column]], axis=1)
+        return hashlib.sha256(rows.tobytes()).hexdigest()
 
     def labels(self) -> np.ndarray:
         return np.array([item.label for item in self.header.images], np.int64)

@@ -17,6 +17,7 @@ from sidetune.edge.features import MISSING, FeatureFile
 from sidetune.edge.parameters import Shape, start
 from sidetune.edge.step import Learner, pool_weights
 from sidetune.errors import DataError, NonFiniteLoss
+from sidetune.locked import worked_on
 from sidetune.train.epoch import Epoch
 from sidetune.train.recipe import Recipe
 from sidetune.train.schedule import learning_rate, num_epochs
@@ -58,7 +59,7 @@ def fit(
     ends with the same parameters if it goes on with `resume`. `threads` share a batch, up to 4; see `Learner`.
 
     Raises DataError for a file that is not complete, or damaged, ValueError for a k that it does not hold, RunExists,
-    NoSpace, and NonFiniteLoss if the loss becomes NaN or infinite.
+    InUse where another process works on `out`, NoSpace, and NonFiniteLoss if the loss becomes NaN or infinite.
     """
     choices, recipe = choices or Choices(), recipe or Recipe()
     if other := [f.name for f in fields(Recipe) if f.name not in FOLLOWED and getattr(recipe, f.name) != f.default]:
@@ -74,16 +75,18 @@ def fit(
         )
         pool = pool_weights(header.card, choices.pool)
         learner = Learner(file, choices.k, start(shape, recipe.seed), pool, recipe, threads=threads)
-        run, progress = Run(out), Progress()
-        if run.start(request_of(file, choices, recipe), resume=resume, overwrite=overwrite):
-            progress, learner.optimizer.steps = run.load(state_of(learner))
-        with learner.threads:
+        artefact = Artefact(
+            card=header.card, classes=header.classes, choices=choices, recipe=recipe, parameters=learner.p
+        )
+        run, progress, asked = Run(out), Progress(), request_of(file, choices, recipe)
+        run.check_free(resume=resume, overwrite=overwrite)
+        with worked_on(out), learner.threads:
+            run.begin(asked, resume=resume, overwrite=overwrite, about={"file": str(path.resolve())})
+            if run.has_checkpoint:
+                progress, learner.optimizer.steps = run.load(state_of(learner))
             train(learner, run, progress, checkpoint_seconds, report)
             scores = {part: learner.accuracy(file.part(part)) for part in scored_on}
-        save(
-            out,
-            Artefact(card=header.card, classes=header.classes, choices=choices, recipe=recipe, parameters=learner.p),
-        )
+            save(out, artefact)
     return Fit(
         k=choices.k,
         history=tuple(progress.history),
@@ -119,6 +122,7 @@ def check(file: FeatureFile, k: int) -> None:
 def request_of(file: FeatureFile, choices: Choices, recipe: Recipe) -> dict[str, Any]:
     """What decides a run's result, for telling whether it may be resumed."""
     header = file.header
+    assert choices.k is not None
     return {
         "recipe": asdict(recipe),
         "method": asdict(choices),
@@ -126,6 +130,7 @@ def request_of(file: FeatureFile, choices: Choices, recipe: Recipe) -> dict[str,
         "classes": header.classes,
         "precision": header.precision,
         "num_train_images": len(file.part("train")),
+        "data": {"train": file.digest("train", choices.k)},
     }
 
 
@@ -148,6 +153,11 @@ def train(
     saved = time.monotonic()
 
     def checkpoint() -> None:
+        if not np.isfinite(learner.p.flat).all():
+            raise NonFiniteLoss(
+                f"the parameters became NaN or infinite in epoch {progress.epoch}; {run.path} keeps what was before. "
+                f"Try a lower --lr"
+            )
         run.save(progress, learner.optimizer.steps, state_of(learner))
 
     while progress.epoch < total:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,12 +23,14 @@ from sidetune.edge import artefact
 from sidetune.edge.adamw import AdamW
 from sidetune.edge.artefact import Choices
 from sidetune.edge.choose import choose_k
+from sidetune.edge.cli import main
 from sidetune.edge.client import Client
 from sidetune.edge.enroll import enroll
 from sidetune.edge.features import REFUSED, FeatureFile
 from sidetune.edge.predict import Predictor, predict
 from sidetune.edge.trainer import fit
-from sidetune.errors import DataError, NonFiniteLoss, RunExists, WeightsMismatch
+from sidetune.errors import DataError, InUse, NonFiniteLoss, RunExists, WeightsMismatch
+from sidetune.locked import worked_on
 from sidetune.seam.features import Features
 from sidetune.seam.taps import sum_of_taps
 from sidetune.train.recipe import Recipe
@@ -214,6 +217,84 @@ def test_a_folder_with_a_run_is_not_written_over(file, tmp_path):
     assert parameters(tmp_path / "m")["suffix.side.layers.0.out.weight"].shape == (48, 4)
 
 
+def test_a_run_goes_on_with_the_same_features_alone(file, tmp_path):
+    fit(file, tmp_path / "m", choices=CHOICES, recipe=RECIPE)
+    with FeatureFile(file, writable=True) as opened:
+        images = opened.part("train")
+        for a, b in zip(images, reversed(images), strict=True):
+            opened.put(int(a), {k: opened.record(int(b), k).tobytes() for k in (2, 4)})
+    with pytest.raises(RunExists, match="the training images or their labels were changed"):
+        fit(file, tmp_path / "m", choices=CHOICES, recipe=RECIPE, resume=True)
+    fit(file, tmp_path / "m", choices=CHOICES, recipe=RECIPE, overwrite=True)
+
+
+def test_a_folder_that_is_worked_on_is_left_alone(file, tmp_path):
+    fit(file, tmp_path / "m", choices=CHOICES, recipe=replace(RECIPE, epochs=2))
+    before = parameters(tmp_path / "m")
+    with ThreadPoolExecutor(1) as other, worked_on(tmp_path / "m"):
+        again = other.submit(fit, file, tmp_path / "m", choices=CHOICES, recipe=RECIPE, overwrite=True)
+        with pytest.raises(InUse, match="is being worked on by another process"):
+            again.result()
+    assert same(parameters(tmp_path / "m"), before)
+
+
+def test_what_others_left_in_the_folder_stays(file, tmp_path):
+    out = tmp_path / "m"
+    (out / "run").mkdir(parents=True)
+    (out / "README.md").write_text("mine")
+    (out / "run" / "notes.txt").write_text("mine")
+    for _ in range(2):
+        fit(file, out, choices=CHOICES, recipe=replace(RECIPE, epochs=1), overwrite=True)
+    assert (out / "README.md").read_text() == (out / "run" / "notes.txt").read_text() == "mine"
+    (other := tmp_path / "other").mkdir()
+    (other / "model.safetensors").write_bytes(b"mine")
+    with pytest.raises(RunExists, match="weights that sidetune did not write"):
+        fit(file, other, choices=CHOICES, recipe=RECIPE, overwrite=True)
+    assert (other / "model.safetensors").read_bytes() == b"mine"
+
+
+def test_a_checkpoint_that_was_damaged_or_exchanged_is_not_trusted(file, tmp_path):
+    short = replace(RECIPE, epochs=2)
+    for name, seed in (("m", 1), ("n", 2)):
+        fit(file, tmp_path / name, choices=CHOICES, recipe=replace(short, seed=seed))
+    state = tmp_path / "m" / "run" / "checkpoint.safetensors"
+    whole, rng = state.read_bytes(), random.Random(0)
+
+    def refused(data, message):
+        state.write_bytes(data)
+        with pytest.raises(DataError, match=message):
+            fit(file, tmp_path / "m", choices=CHOICES, recipe=short, resume=True)
+
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for place in [rng.randrange(8) for _ in range(4)] + [rng.randrange(header) for _ in range(40)]:
+        refused(whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :], "is damaged")
+    for place in [rng.randrange(header, len(whole)) for _ in range(10)]:
+        refused(whole[:place] + bytes([whole[place] ^ 1 << rng.randrange(8)]) + whole[place + 1 :], "not as it was")
+    refused(whole[: len(whole) // 2], "is damaged")
+    refused((tmp_path / "n" / "run" / state.name).read_bytes(), "belongs to another run")
+    state.write_bytes(whole)
+    fit(file, tmp_path / "m", choices=CHOICES, recipe=short, resume=True)
+
+
+def test_the_verb_goes_on_by_the_runs_own_choices(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = ["fit", "--out", str(tmp_path / "m")]
+    main([*words, str(file), "--epochs", "2", "--rank", "8", "--layers", "2", "--k", "2", "--batch-size", "8"])
+    before = parameters(tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").unlink()
+    main([*words, "--resume", "--micro-batch", "4"])
+    assert same(parameters(tmp_path / "m"), before)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([*words, "--resume", "--rank", "4"])
+    assert "other choices: method.rank: 8 -> 4" in capsys.readouterr().err
+    main(["fit", str(file), "--out", str(tmp_path / "new"), "--resume", "--epochs", "1", "--rank", "8"])
+    assert "nothing to resume in" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["fit", "--out", str(tmp_path / "none")])
+    assert "name the file of features to train on" in capsys.readouterr().err
+
+
 def test_a_k_must_have_been_enrolled(file, tmp_path):
     with pytest.raises(ValueError, match="holds the sums up to k = 2, 4, not 3; enrol with --k 3"):
         fit(file, tmp_path / "m", choices=Choices(k=3))
@@ -233,7 +314,7 @@ def test_incomplete_and_damaged_files_are_not_trained_on(file, tmp_path):
     with pytest.raises(DataError, match="features of 1 images .* are damaged"):
         fit(file, tmp_path / "n", choices=CHOICES, recipe=RECIPE)
     with FeatureFile(file, writable=True) as opened:
-        opened.mark(train, 0, [0, 0])
+        opened.mark(train, 1 | 1 << 17, [0, 0])
     with pytest.raises(DataError, match="lacks 1 of 48 images"):
         fit(file, tmp_path / "n", choices=CHOICES, recipe=RECIPE)
 
