@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from sidetune.atomic import remove_stale, replacing, write_text
 from sidetune.errors import NoSpace
+from sidetune.sealed import is_sealed, sealed_json
 from sidetune.seam.features import Features, from_named, join
 from sidetune.seam.taps import Kind, Need, Tap
 from sidetune.store.codec import Codec, decode, encode
@@ -149,17 +150,15 @@ def fill(
     per_shard = max(SHARD_BYTES // per_item, 1)
     num_shards = -(-origin.num_items // per_shard)
     remove_stale(folder, "shard-*")  # before the space is counted
-    missing = [n for n in range(num_shards) if not is_whole(shard_path(folder, n))]
+    missing = [n for n in range(num_shards) if not is_whole(folder, n, per_shard, origin)]
     foresee_space(root, per_item * sum(len(items_of(n, per_shard, origin)) for n in missing))
-    write_text(folder / "store.json", json.dumps({**origin.described(), "per_shard": per_shard}, indent=1))
+    write_text(folder / "store.json", sealed_json({**origin.described(), "per_shard": per_shard}))
     done = num_shards - len(missing)
     for number in sorted(missing, key=lambda n: (n - int(share * num_shards)) % num_shards):
-        path = shard_path(folder, number)
-        if not path.exists() or not is_whole(path):  # another process may have been here
+        if not is_whole(folder, number, per_shard, origin):  # another process may have been here
             items = items_of(number, per_shard, origin)
-            write_shard(
-                path, features_of(Subset(images, items), compute, batch_size, num_workers), origin, channel_axis
-            )
+            features = features_of(Subset(images, items), compute, batch_size, num_workers)
+            write_shard(folder, number, encoded(features, origin.codec, channel_axis))
         done += 1
         if progress:
             progress(min(done * per_shard, origin.num_items), origin.num_items)
@@ -173,12 +172,16 @@ def finished(root: Path, origin: Origin) -> tuple[Path, Origin, int] | None:
         try:
             told = json.loads(path.read_text())
             need, version, per_shard = need_of(told["need"]), int(told["format"]), int(told["per_shard"])
-        except (ValueError, TypeError, KeyError):
+            if version > 1 and not is_sealed(path, told):
+                continue
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue
         candidate = replace(origin, need=need)
         if not origin.need <= need or path.parent.name != candidate.key(version) or path.parent.name == origin.key():
             continue
-        if all(is_whole(shard_path(path.parent, n)) for n in range(-(-origin.num_items // per_shard))):
+        if per_shard > 0 and all(
+            is_whole(path.parent, n, per_shard, origin, version) for n in range(-(-origin.num_items // per_shard))
+        ):
             return path.parent, candidate, per_shard
     return None
 
@@ -220,28 +223,32 @@ def encoded(features: Features, codec: Codec, channel_axis: int) -> dict[str, Te
     }
 
 
-def write_shard(path: Path, features: Features, origin: Origin, channel_axis: int) -> None:
-    tensors = encoded(features, origin.codec, channel_axis)
-    with replacing(path, sum(t.nbytes for t in tensors.values())) as beside:
-        save_file(tensors, beside, metadata={"crc32": checksum(tensors)})
+def write_shard(folder: Path, number: int, tensors: dict[str, Tensor]) -> None:
+    with replacing(shard_path(folder, number), sum(t.nbytes for t in tensors.values())) as beside:
+        save_file(tensors, beside, metadata={"crc32": checksum(tensors, f"{folder.name}/{number}")})
 
 
-def checksum(tensors: dict[str, Tensor]) -> str:
-    crc = 0
+def checksum(tensors: dict[str, Tensor], place: str) -> str:
+    """CRC-32 of a shard's tensors, and of the store and number that they belong to ('' in version 1)."""
+    crc = zlib.crc32(place.encode())
     for name in sorted(tensors):
+        about = f"{name} {tensors[name].dtype} {list(tensors[name].shape)}" if place else name
         data = memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-        crc = zlib.crc32(data, zlib.crc32(name.encode(), crc))
+        crc = zlib.crc32(data, zlib.crc32(about.encode(), crc))
     return f"{crc:08x}"
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a shard is there and holds what was written."""
+def is_whole(folder: Path, number: int, per_shard: int, origin: Origin, version: int = FORMAT) -> bool:
+    """Whether a shard is there and holds what was written for these items, neither damaged nor another's."""
+    place = f"{folder.name}/{number}" if version > 1 else ""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(shard_path(folder, number), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return bool(checksum(tensors) == (file.metadata() or {}).get("crc32"))
+            found = (file.metadata() or {}).get("crc32")
     except (OSError, SafetensorError):
         return False
+    rows = {len(t) if t.ndim else 0 for t in tensors.values()}
+    return rows == {len(items_of(number, per_shard, origin))} and checksum(tensors, place) == found
 
 
 def item_bytes(image: Tensor, compute: Compute, codec: Codec, channel_axis: int) -> int:

@@ -102,6 +102,32 @@ def test_nothing_is_computed_twice_and_only_damaged_shards_again(tmp_path):
     assert mended.seen == asked_for_its_size + 3 + 1
 
 
+def test_exchanged_shards_are_computed_again(tmp_path):
+    first, other = made(tmp_path).folder, made(tmp_path, origin=replace(ORIGIN, seed=1, views=1)).folder
+    shards = sorted(first.glob("shard-*"))
+    whole = [shard.read_bytes() for shard in shards]
+    shards[0].write_bytes(whole[1])
+    shards[1].write_bytes((other / shards[1].name).read_bytes())
+    shards[3].write_bytes(whole[2])
+    mended = Compute()
+    made(tmp_path, mended)
+    assert mended.seen == 1 + 3 + 3 + 1
+    assert [shard.read_bytes() for shard in shards] == whole
+
+
+def test_a_description_that_was_altered_is_not_believed(tmp_path):
+    described = made(tmp_path).folder / "store.json"
+    less, text = replace(ORIGIN, need=Need({block_output(2)})), described.read_text()
+    for told in (text.replace('"per_shard": 3', '"per_shard": 5'), text.replace('"per_shard": 3', '"per_shard": 0')):
+        assert told != text
+        described.write_text(told)
+        assert disk.finished(tmp_path, less) is None
+        described.write_text(told.replace('"format": 2', '"format": 1'))
+        assert disk.finished(tmp_path, less) is None
+    described.write_text(text)
+    assert disk.finished(tmp_path, less) is not None
+
+
 @pytest.mark.parametrize(
     "change", [{"weights": "x"}, {"preprocessing": "x"}, {"images": "x"}, {"codec": "fp16"}, {"dtype": "bfloat16"}]
 )
