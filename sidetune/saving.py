@@ -88,6 +88,17 @@ def load(
     model.transform = Transform(image_size=size, **saved)
     if config["recipe"]:
         model.recipe = from_saved(Recipe, config["recipe"])
+    load_trained(model, folder)
+    return model
+
+
+def load_weights(model: AdaptedModel, folder: Path) -> None:
+    """Give a model that is made already the weights that `save` wrote of one like it. Raises as `load` does."""
+    read_config(folder)
+    load_trained(model, folder)
+
+
+def load_trained(model: AdaptedModel, folder: Path) -> None:
     try:
         tensors = load_file(folder / WEIGHTS)
         check_finite(folder / WEIGHTS, [name for name, t in tensors.items() if not t.isfinite().all()])
@@ -96,7 +107,6 @@ def load(
         raise
     except (safetensors.SafetensorError, ValueError) as e:
         raise DataError(f"{folder / WEIGHTS} is damaged or belongs to another model: {e}") from e
-    return model
 
 
 def opened_as(about: dict[str, Any], source: str | nn.Module) -> Backbone:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidetune.cli.options import JSON, Backbone, EachRate, Epochs, Overwrite, Set, SkipBad
+from sidetune.cli.options import JSON, Backbone, EachRate, Epochs, Overwrite, Resume, Set, SkipBad
 
 if TYPE_CHECKING:
     from sidetune.methods import Method
 
 
 def ablate_command(
+    context: typer.Context,
     data: Annotated[str, typer.Argument(help="Image folder, or fashion-1k, sprites-location, sprites-orientation.")],
     study: Annotated[
         str,
@@ -28,6 +30,7 @@ def ablate_command(
     lr: EachRate = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results; ablate-DATA-STUDY if not given.")] = None,
     settings: Set = [],  # noqa: B006
+    resume: Resume = False,
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
     as_json: JSON = False,
@@ -35,11 +38,13 @@ def ablate_command(
     """Train variants of a method side by side: accuracy and peak memory against what varies."""
     from sidetune.atomic import write_text
     from sidetune.cli.choices import Setup, changed, check_names, opened, parse
-    from sidetune.cli.compare import fresh, show
+    from sidetune.cli.compare import show
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import progress
+    from sidetune.cli.resumable import words_given
     from sidetune.cli.search import with_rates
     from sidetune.measure.compare import compare
+    from sidetune.measure.folder import output_folder
     from sidetune.measure.plots import plot_study
     from sidetune.measure.report import markdown
     from sidetune.measure.studies import find_study
@@ -53,13 +58,14 @@ def ablate_command(
     own = varied(study) if ":" in study else None
     variants = find_study(study) if own is None else lambda _: own
     check_names(backbone, setup)
-    with progress() as report:
+    with progress() as report, ExitStack() as held:
         splits = read_checked(data, report, setup, skip_bad=skip_bad)
-        out = fresh(out or Path(f"ablate-{splits.name}-{study.partition('=')[0].replace(':', '-')}"), overwrite)
+        out = out or Path(f"ablate-{splits.name}-{study.partition('=')[0].replace(':', '-')}")
+        memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
         network = opened(backbone, setup)
         methods = {label: changed(method, choices.method) for label, method in variants(network).items()}
         if lr == "auto":
-            methods = with_rates(network, methods, recipe, splits, setup.transform, report)
+            methods = with_rates(network, methods, recipe, splits, setup.transform, report, memo=memo)
         comparison, _ = compare(
             splits,
             network,
@@ -67,12 +73,12 @@ def ablate_command(
             recipe=recipe,
             seeds=range(recipe.seed, recipe.seed + seeds),
             transform=setup.transform,
+            memo=memo,
             report=report,
         )
-    out.mkdir(parents=True, exist_ok=True)
-    comparison.save(out / "results.json")
-    plot_study(comparison, study, out / "study.png")
-    write_text(out / "report.md", f"# {study}\n\n![accuracy and memory](study.png)\n\n{markdown(comparison)}")
+        comparison.save(out / "results.json")
+        plot_study(comparison, study, out / "study.png")
+        write_text(out / "report.md", f"# {study}\n\n![accuracy and memory](study.png)\n\n{markdown(comparison)}")
     if as_json:
         print(json.dumps(asdict(comparison)))
         return

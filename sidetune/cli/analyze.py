@@ -12,7 +12,6 @@ import typer
 
 from sidetune.cli.apply import BackboneFile, Force, labelled, open_model
 from sidetune.cli.options import JSON, Overwrite, SkipBad
-from sidetune.errors import RunExists
 
 if TYPE_CHECKING:
     from sidetune.measure.analysis import Analysis, Projection
@@ -39,13 +38,13 @@ def analyze_command(
     from sidetune.cli.progress import progress
     from sidetune.measure.analysis import analyze, projections
     from sidetune.measure.analysis_plots import plot_projections, plot_redundancy
+    from sidetune.measure.folder import check_free
     from sidetune.measure.machine import birth_certificate
     from sidetune.train.batches import as_dataset, evaluation_batches
     from sidetune.train.recipe import Recipe
 
     numbers = out / "analysis.json"
-    if numbers.exists() and not overwrite:
-        raise RunExists(f"{out} already holds an analysis; replace it by --overwrite, or choose another --out")
+    check_free(out, resume=False, overwrite=overwrite)
     analyses: dict[str, Analysis] = {}
     described: dict[str, dict[str, Any]] = {}
     with progress() as report:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidetune.cli.options import DEFAULT_BACKBONE, JSON, EachRate, Epochs, Overwrite, RecipesBackbone, Set, SkipBad
-from sidetune.errors import RunExists
+from sidetune.cli.options import (
+    DEFAULT_BACKBONE,
+    JSON,
+    EachRate,
+    Epochs,
+    Overwrite,
+    RecipesBackbone,
+    Resume,
+    Set,
+    SkipBad,
+)
 
 if TYPE_CHECKING:
     from sidetune.measure.compare import Comparison
 
 
 def compare_command(
+    context: typer.Context,
     data: Annotated[str, typer.Argument(help="Image folder, or fashion-1k, sprites-location, sprites-orientation.")],
     methods: Annotated[str, typer.Option(help="Names with commas between.")] = "linear,lora,dtl+",
     seeds: Annotated[int, typer.Option(help="How many seeds each method is trained with.", min=1)] = 1,
@@ -28,6 +39,7 @@ def compare_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the report; compare-DATA if not given.")] = None,
     settings: Set = [],  # noqa: B006
+    resume: Resume = False,
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
     as_json: JSON = False,
@@ -36,8 +48,10 @@ def compare_command(
     from sidetune.cli.choices import Setup, changed, check_names, opened, parse, several
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import progress
+    from sidetune.cli.resumable import words_given
     from sidetune.cli.search import with_rates
     from sidetune.measure.compare import compare
+    from sidetune.measure.folder import ADAPTERS, output_folder
     from sidetune.measure.report import write_report
     from sidetune.methods import find_method
     from sidetune.train.conventions import find_convention
@@ -62,12 +76,13 @@ def compare_command(
         recipe = replace(recipe, lr=None) if lr == "auto" else changed(recipe, {"lr": lr})
     backbone = backbone or DEFAULT_BACKBONE
     check_names(backbone, setup)
-    with progress() as report:
+    with progress() as report, ExitStack() as held:
         splits = read_checked(data, report, setup, skip_bad=skip_bad)
-        out = fresh(out or Path(f"compare-{splits.name}"), overwrite)
+        out = out or Path(f"compare-{splits.name}")
+        memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
         network = opened(backbone, setup)
         if lr == "auto":
-            chosen = with_rates(network, chosen, recipe, splits, setup.transform, report, rates)
+            chosen = with_rates(network, chosen, recipe, splits, setup.transform, report, rates, memo)
         comparison, models = compare(
             splits,
             network,
@@ -76,7 +91,8 @@ def compare_command(
             seeds=range(recipe.seed, recipe.seed + seeds),
             transform=setup.transform,
             named_recipe=recipe_name,
-            out=out / "adapters",
+            out=out / ADAPTERS,
+            memo=memo,
             report=report,
         )
         write_report(out, [(comparison, models, splits.parts()[comparison.scored_on])])
@@ -84,18 +100,7 @@ def compare_command(
         print(json.dumps(asdict(comparison)))
         return
     show(comparison)
-    print(f"report in {out / 'report.md'}, adapters in {out / 'adapters'}")
-
-
-def fresh(out: Path, overwrite: bool) -> Path:
-    """The folder, empty of a report. Raises RunExists if it holds one that may not be replaced."""
-    import shutil
-
-    if (out / "report.md").exists() or (out / "adapters").exists():
-        if not overwrite:
-            raise RunExists(f"{out} already holds a report; replace it by --overwrite, or choose another --out")
-        shutil.rmtree(out)
-    return out
+    print(f"report in {out / 'report.md'}, adapters in {out / ADAPTERS}")
 
 
 def show(comparison: Comparison) -> None:

@@ -31,20 +31,20 @@ def demo_command(
     MIST is trained as it is meant to be: the backbone in a service, the training in a process without PyTorch.
     """
     from sidetune.backbones import open_backbone
-    from sidetune.cli.compare import fresh, show
+    from sidetune.cli.compare import show
     from sidetune.cli.pair import DEVICE, train_on_device
     from sidetune.cli.progress import ERR, progress
     from sidetune.data.sources import read_data
     from sidetune.measure.compare import compare
+    from sidetune.measure.folder import ADAPTERS, output_folder
     from sidetune.measure.report import write_report
     from sidetune.methods import find_method
     from sidetune.train.recipe import Recipe
 
     start = time.perf_counter()
-    fresh(out, overwrite)
     backbone = open_backbone(BACKBONE, image_size=56)
     results = []
-    with progress() as report:
+    with progress() as report, output_folder(out, {}, overwrite=overwrite):
         for name in TASKS:
             ERR.print(f"{name} on {BACKBONE} at 56 px")
             splits = read_data(name)
@@ -55,7 +55,7 @@ def demo_command(
                 recipe=Recipe(epochs=EPOCHS, lr_update="step"),
                 epochs={"full": 2},
                 transform="vtab",
-                out=out / "adapters" / name,
+                out=out / ADAPTERS / name,
                 report=report,
             )
             ERR.print("mist: a service and a device, as two processes")
@@ -67,7 +67,7 @@ def demo_command(
                     epochs=2 * EPOCHS,
                     precision="int8",
                     work=Path(work),
-                    out=out / "adapters" / name / "mist",
+                    out=out / ADAPTERS / name / "mist",
                 )
             comparison = replace(comparison, rows=(*comparison.rows, row))
             results.append((comparison, {**models, DEVICE: model}, splits.parts()["test"]))
@@ -78,4 +78,4 @@ def demo_command(
     for comparison, _, _ in results:
         show(comparison)
     print(f"{time.perf_counter() - start:.0f} s in all")
-    print(f"report with pictures in {out / 'report.md'}, adapters in {out / 'adapters'}")
+    print(f"report with pictures in {out / 'report.md'}, adapters in {out / ADAPTERS}")

@@ -53,7 +53,8 @@ def fit_command(
     from sidetune.cli.named import asked
     from sidetune.cli.plan import parse_bytes
     from sidetune.cli.progress import ERR, progress
-    from sidetune.cli.resumed import about, gone_on_with, placed
+    from sidetune.cli.resumable import placed
+    from sidetune.cli.resumed import about, gone_on_with
     from sidetune.cli.scores import in_words
     from sidetune.cli.search import searched
     from sidetune.data.sources import name_of
@@ -61,11 +62,12 @@ def fit_command(
     from sidetune.locked import worked_on
     from sidetune.measure.parameters import count
     from sidetune.measure.plan import fit_budget, told
+    from sidetune.memo import Memo
     from sidetune.model import adapt
     from sidetune.saving import describe
     from sidetune.sealed import sealed_json
     from sidetune.train.evaluate import evaluate
-    from sidetune.train.folder import RESULT, Folder
+    from sidetune.train.folder import RESULT, TRIALS, Folder
     from sidetune.train.loop import fit
     from sidetune.train.prepare import prepare
 
@@ -82,7 +84,8 @@ def fit_command(
         start = gone_on_with(before, start, method=method, backbone=backbone)
         data = data or before.get("about", {}).get("data")
     elif resume and before is None:
-        ERR.print(f"nothing to resume in {out}; a run begins", markup=False)
+        tried = " after the trials that are kept" if (folder.path / TRIALS).exists() else ""
+        ERR.print(f"nothing to resume in {out}; a run begins{tried}", markup=False)
     if data is None:
         raise DataError(f"{out} does not say what it was trained on; name the images")
     setup = changed(start.setup, choices.setup)
@@ -113,6 +116,9 @@ def fit_command(
                 batch_size=chosen_recipe.batch_size,
             )
         if (search_lr or left_open) and not is_decided:
+            trials = Memo(out / "run" / TRIALS)
+            if not resume:
+                trials.answers.clear()
             chosen_method, chosen_recipe = searched(
                 network,
                 chosen_method,
@@ -123,6 +129,7 @@ def fit_command(
                 rates=start.rates,
                 lr=search_lr,
                 left_open=left_open,
+                memo=trials,
             )
         model = adapt(
             network, chosen_method, classes=splits.train.classes, transform=setup.transform, seed=chosen_recipe.seed

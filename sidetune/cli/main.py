@@ -25,6 +25,7 @@ from sidetune.cli import (
     serve,
     sizes,
 )
+from sidetune.cli.resumable import Resumable
 from sidetune.errors import DataWarning, Interrupted, MissingExtra, SidetuneError
 
 app = typer.Typer(
@@ -35,9 +36,9 @@ app = typer.Typer(
 app.command("fit")(fit.fit_command)
 app.command("evaluate")(apply.evaluate_command)
 app.command("predict")(apply.predict_command)
-app.command("search")(sizes.search_command)
-app.command("compare")(compare.compare_command)
-app.command("ablate")(ablate.ablate_command)
+app.command("search", cls=Resumable)(sizes.search_command)
+app.command("compare", cls=Resumable)(compare.compare_command)
+app.command("ablate", cls=Resumable)(ablate.ablate_command)
 app.command("extract")(extract.extract_command)
 app.command("plan")(plan.plan_command)
 app.command("measure")(measure.measure_command)

@@ -23,6 +23,9 @@ EachRate = Annotated[
 ]
 Set = Annotated[list[str], typer.Option("--set", help=SET_HELP, metavar="NAME=VALUE")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with what the output folder holds, by the choices it has.")
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read, and say which.")]
 MaxPixels = Annotated[int | None, typer.Option(help="Pixels of the largest picture; 179 million by default.", min=1)]
 MemoryBudget = Annotated[

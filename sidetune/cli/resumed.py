@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from sidetune.cli.choices import Setup
 from sidetune.cli.named import Asked
+from sidetune.cli.resumable import placed
 from sidetune.methods import find_method
 from sidetune.saved import from_saved
 from sidetune.saving import method_from
@@ -24,11 +24,6 @@ def about(start: Asked, setup: Setup, data: str, named_recipe: str | None) -> di
         "named_recipe": named_recipe,
         "setup": asdict(setup),
     }
-
-
-def placed(name: str) -> str:
-    """A file or folder as it is found from anywhere; other names as they are."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def gone_on_with(request: Mapping[str, Any], start: Asked, *, method: str | None, backbone: str | None) -> Asked:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 
 from sidetune.backbones import Backbone
 from sidetune.cli.progress import ERR, Lines
 from sidetune.data.samples import Splits, split_off
+from sidetune.memo import Memo
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.train.batches import Data
@@ -52,12 +53,13 @@ def searched(
     rates: Sequence[float] | None,
     lr: bool,
     left_open: Sequence[str],
+    memo: Memo | None = None,
 ) -> tuple[Method, Recipe]:
     """The method and recipe with what was left open chosen on validation images.
 
     `left_open` names choices of the method's. `rates` are those to try; multiples of the method's own if None, and
     beyond them where the best is at the edge: its own is kept unless another is clearly better. Without validation
-    images, a fifth of the training images stands in for them; the run itself then trains on all.
+    images, a fifth of the training images stands in for them; the run itself then trains on all. `memo` keeps trials.
     """
     val, train = splits.val, splits.train
     if val is None:
@@ -89,7 +91,22 @@ def searched(
         **share_features(parts, opened, [make(c) for c in choices], quick, report.features),
     }
     own = lr and not rates
-    best, trials = search(make_begun, choices, data["train"], data["val"], quick, Trials(report), open_ended=own)
+    best, trials = search(
+        make_begun,
+        choices,
+        data["train"],
+        data["val"],
+        quick,
+        Trials(report),
+        open_ended=own,
+        memo=memo,
+        about={
+            "method": {"type": type(method).__name__, **asdict(method)},
+            "backbone": opened.card.described(),
+            "transform": transform,
+            "data": [train.digest(), val.digest()] if memo else None,
+        },
+    )
     if own:
         best = cautious(trials, method.lr, len(val))
     ERR.print(f"chosen {told(best)} after {len(trials)} runs on {len(val):,} validation images")
@@ -105,12 +122,15 @@ def with_rates(
     transform: str,
     report: Lines,
     rates: Sequence[float] | None = None,
+    memo: Memo | None = None,
 ) -> dict[str, Method]:
     """Every method with the learning rate that validation images choose for it."""
     found = {}
     for name, method in methods.items():
         ERR.print(name)
         ready = prepare(method, opened, splits.train, transform=transform, seed=recipe.seed)
-        _, chosen = searched(opened, ready, recipe, splits, transform, report, rates=rates, lr=True, left_open=())
+        _, chosen = searched(
+            opened, ready, recipe, splits, transform, report, rates=rates, lr=True, left_open=(), memo=memo
+        )
         found[name] = replace(method, lr=chosen.lr or method.lr)
     return found

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sidetune.cli.options import JSON, Overwrite, RecipesBackbone, Set, SkipBad
+from sidetune.cli.options import JSON, Overwrite, RecipesBackbone, Resume, Set, SkipBad
 
 SUPERNET_LR = 5e-4
 """The authors'; single sub-networks are trained at twice that."""
 
 
 def search_command(
+    context: typer.Context,
     data: Annotated[str, typer.Argument(help="Image folder, or a data set's name, as `sidetune fit` takes it.")],
     max_parameters: Annotated[int, typer.Option(help="Most trained parameters, the head not counted.", min=1)],
     method: Annotated[str, typer.Option(help="A method with sizes to search for.")] = "noah",
@@ -29,7 +31,7 @@ def search_command(
     population: Annotated[int, typer.Option(help="Sub-networks that a generation scores.", min=2)] = 50,
     recipe: Annotated[str | None, typer.Option(help="A paper's convention, see `sidetune recipes`.")] = None,
     settings: Set = [],  # noqa: B006
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the supernet in the output folder.")] = False,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
     as_json: JSON = False,
@@ -40,8 +42,10 @@ def search_command(
     from sidetune.cli.data import read_checked
     from sidetune.cli.named import asked
     from sidetune.cli.progress import progress
+    from sidetune.cli.resumable import words_given
     from sidetune.cli.search import SHARE_FOR_VALIDATION
     from sidetune.data.samples import split_off
+    from sidetune.measure.folder import output_folder
     from sidetune.measure.machine import birth_certificate
     from sidetune.train.evolution import Evolution
     from sidetune.train.supernet import search_sizes
@@ -53,12 +57,13 @@ def search_command(
     supernets = changed(supernets, choices.recipe)
     chosen = changed(start.method, choices.method)
     check_names(start.backbone, setup)
-    with progress() as report:
+    with progress() as report, ExitStack() as held:
         splits = read_checked(data, report, setup, skip_bad=skip_bad, tune=True)
         train, val = splits.train, splits.val
         if val is None:
             train, val = split_off(train, SHARE_FOR_VALIDATION, supernets.seed)
         out = out or Path("runs") / f"{splits.name}-{method}-search"
+        memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
         network = opened(start.backbone, setup)
         found = search_sizes(
             network,
@@ -72,6 +77,7 @@ def search_command(
             out=out / "supernet",
             resume=resume,
             overwrite=overwrite,
+            memo=memo,
             report=report,
         )
     best = {name: getattr(found.method, name) for name in asdict(found.subnet)}

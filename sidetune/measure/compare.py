@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import torch
 from accelerate import Accelerator
@@ -17,15 +18,20 @@ from accelerate import Accelerator
 from sidetune.atomic import write_text
 from sidetune.backbones import Backbone
 from sidetune.data.samples import Samples, Splits
+from sidetune.measure.folder import UNFINISHED, forget
 from sidetune.measure.machine import birth_certificate
 from sidetune.measure.memory import training_peak
 from sidetune.measure.parameters import Parameters, count
+from sidetune.memo import Memo
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
+from sidetune.saved import CONFIG
+from sidetune.saving import load_weights
 from sidetune.train.batches import Data
 from sidetune.train.begin import begin
 from sidetune.train.epoch import Epoch
 from sidetune.train.evaluate import evaluate
+from sidetune.train.folder import MEANS
 from sidetune.train.kept import share_features
 from sidetune.train.loop import Report, Silent, fit
 from sidetune.train.precision import TYPES, resolve
@@ -129,13 +135,15 @@ def compare(
     transform: str = "photo",
     named_recipe: str | None = None,
     out: Path | None = None,
+    memo: Memo | None = None,
     report: CompareReport | None = None,
 ) -> tuple[Comparison, dict[str, AdaptedModel]]:
     """Train every method with every seed and score it; also returns each method's model of the first seed.
 
     `epochs` overrides the recipe's for single methods. Where training images are the same in every epoch, the frozen
     halves of all methods run together, once. `named_recipe` says whose choices `recipe` and the others are. With `out`,
-    the first seed's models are saved in `out/METHOD`.
+    the first seed's models are saved in `out/METHOD`. With `memo`, what it knows of an earlier call is not trained
+    again, and runs that were stopped go on; of models that are not saved, those of known runs come untrained.
     """
     report = report or SilentCompare()
     scored_on = "val" if splits.test is None else "test"
@@ -150,43 +158,71 @@ def compare(
     def make(name: str, seed: int) -> AdaptedModel:
         return adapt(backbone, methods[name], classes=splits.train.classes, transform=transform, seed=seed)
 
+    def recipe_of(name: str, seed: int) -> Recipe:
+        length = (epochs or {}).get(name, recipe.epochs)
+        return replace(recipe, epochs=length, seed=seed, lr=recipe.lr or methods[name].lr)
+
     models = {name: make(name, seeds[0]) for name in methods}
+    digests = {part: samples.digest() for part, samples in splits.parts().items()} if memo else {}
+    runs = {
+        (name, seed): RunOf(
+            name=name,
+            seed=seed,
+            question={"run": name, "asked": described(model, recipe_of(name, seed)), "data": digests, "on": scored_on},
+            saved=out / name if out and seed == seeds[0] else None,
+            memo=memo,
+        )
+        for name, model in models.items()
+        for seed in seeds
+    }
+    left = [name for name in models if not all(runs[name, seed].is_known for seed in seeds)]
     start = time.perf_counter()
-    shared = share_features(splits.parts(), backbone, list(models.values()), recipe, report.features)
+    sharing = [models[name] for name in left]
+    shared = share_features(splits.parts(), backbone, sharing, recipe, report.features) if sharing else {}
     seconds = time.perf_counter() - start if shared else 0.0
     rows = []
     for name, model in models.items():
-        own = replace(recipe, epochs=(epochs or {}).get(name, recipe.epochs))
         data: dict[str, Data] = dict(splits.parts()) if model.prefix is None else {**splits.parts(), **shared}
-        runs, accuracies = [], []
-        peak = peak_of(model, splits.train, own)
+        outcomes = []
         for seed in seeds:
+            run, own = runs[name, seed], recipe_of(name, seed)
+            if run.is_known:
+                if seed == seeds[0]:
+                    recall(model, run, own)
+                outcomes.append(run.known)
+                continue
+            peak = peak_of(model, splits.train, own) if seed == seeds[0] else outcomes[0].peak_bytes
             report.method(name, seed)
             trained = model if seed == seeds[0] else make(name, seed)
             begin(trained, splits.train, seed)
-            folder = out / name if out and seed == seeds[0] else None
-            runs.append(
-                fit(
-                    trained,
-                    data["train"],
-                    val=data.get("val"),
-                    recipe=replace(own, seed=seed),
-                    out=folder,
-                    report=report,
-                )
+            done = fit(
+                trained,
+                data["train"],
+                val=data.get("val"),
+                recipe=own,
+                out=run.folder,
+                resume=memo is not None,
+                report=report,
             )
-            accuracies.append(evaluate(trained, data[scored_on], precision=runs[-1].precision).accuracy)
+            outcome = Outcome(
+                accuracy=evaluate(trained, data[scored_on], precision=done.precision).accuracy,
+                history=done.history,
+                features_kept=done.features_kept,
+                peak_bytes=peak,
+            )
+            run.keep(outcome)
+            outcomes.append(outcome)
         rows.append(
             Row(
                 method=name,
-                recipe=model.recipe or own,
+                recipe=recipe_of(name, seeds[0]),
                 parameters=count(model),
                 frozen_depth=model.frozen_depth,
-                peak_bytes=peak,
-                seconds_per_epoch=statistics.median(e.seconds for run in runs for e in run.history),
-                features_kept=runs[0].features_kept,
-                accuracies=tuple(accuracies),
-                histories=tuple(run.history for run in runs),
+                peak_bytes=outcomes[0].peak_bytes,
+                seconds_per_epoch=statistics.median(e.seconds for outcome in outcomes for e in outcome.history),
+                features_kept=outcomes[0].features_kept,
+                accuracies=tuple(outcome.accuracy for outcome in outcomes),
+                histories=tuple(outcome.history for outcome in outcomes),
                 choices={"type": type(methods[name]).__name__, **asdict(methods[name])},
             )
         )
@@ -204,6 +240,73 @@ def compare(
         std=backbone.card.std,
     )
     return comparison, models
+
+
+def described(model: AdaptedModel, recipe: Recipe) -> dict[str, Any]:
+    """What decides a run's result, but for the images."""
+    return {
+        "recipe": {name: value for name, value in asdict(recipe).items() if name not in MEANS},
+        "method": {"type": type(model.method).__name__, **asdict(model.method)},
+        "backbone": model.card.described(),
+        "classes": list(model.task.classes),
+        "transform": asdict(model.transform),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one run of a comparison came to."""
+
+    accuracy: float
+    history: tuple[Epoch, ...]
+    features_kept: bool
+    peak_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOf:
+    """One run of a comparison: where its model is saved, and what is known of it already."""
+
+    name: str
+    seed: int
+    question: Any
+    saved: Path | None
+    memo: Memo | None
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it trains: where its model is to be saved, or a folder that lasts as long as the run."""
+        if self.saved is not None or self.memo is None or self.memo.path is None:
+            return self.saved
+        return self.memo.path.parent / UNFINISHED / quote(f"{self.name}-{self.seed}", safe="+*=,. ")
+
+    @property
+    def is_known(self) -> bool:
+        has_model = self.saved is None or (self.saved / CONFIG).exists()
+        return self.memo is not None and has_model and self.memo.find(self.question) is not None
+
+    @property
+    def known(self) -> Outcome:
+        assert self.memo is not None
+        told = self.memo.find(self.question)
+        return Outcome(**{**told, "history": tuple(Epoch(**e) for e in told["history"])})
+
+    def keep(self, outcome: Outcome) -> None:
+        if self.memo is not None:
+            self.memo.put(self.question, asdict(outcome))
+        if self.saved is None and self.folder is not None:
+            forget(self.folder)
+
+
+def recall(model: AdaptedModel, run: RunOf, recipe: Recipe) -> None:
+    """Make a model what its run made it, where that was saved."""
+    if run.saved is None:
+        return
+    device = Accelerator(mixed_precision="no").device
+    model.recipe = recipe
+    model.hold(TYPES[resolve(recipe.precision, device)], device, weights=recipe.weights)
+    load_weights(model, run.saved)
+    model.eval()
 
 
 def peak_of(model: AdaptedModel, samples: Samples, recipe: Recipe) -> int:

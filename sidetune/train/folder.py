@@ -14,11 +14,14 @@ from typing import Any
 from sidetune import saved
 from sidetune.atomic import remove_stale, write_text
 from sidetune.errors import DataError, DataWarning, RunExists
+from sidetune.memo import is_memo
 from sidetune.sealed import SEAL, digest_of, is_as_written, parsed, sealed_json
 
 REQUEST = "run.json"
 HISTORY = "history.json"
 RESULT = "result.json"
+TRIALS = "trials.json"
+"""What was tried before the run began; see `sidetune.memo`."""
 CURVES = "tensorboard"
 CHECKPOINT, EDGE_CHECKPOINT = "checkpoint.pt", "checkpoint.safetensors"
 MEANS = (
@@ -93,6 +96,8 @@ class Folder:
         saved.remove(self.out)
         for path in [*(self.path / CURVES).glob("events.out.tfevents.*")]:
             path.unlink()
+        if is_memo(self.path / TRIALS):
+            (self.path / TRIALS).unlink()
         for name in (CHECKPOINT, EDGE_CHECKPOINT, HISTORY, RESULT, REQUEST):  # what says whose they are goes last
             (self.path / name).unlink(missing_ok=True)
         remove_stale(self.path, "*")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
 
 from sidetune.errors import NonFiniteLoss
+from sidetune.memo import Memo
 from sidetune.model import AdaptedModel
 from sidetune.train.batches import Data
 from sidetune.train.loop import Report, fit
@@ -49,6 +50,8 @@ def search(
     *,
     rounds: Sequence[float] = (1 / 4, 1 / 2, 1),
     open_ended: bool = False,
+    memo: Memo | None = None,
+    about: Any = None,
 ) -> tuple[Choice, list[Trial]]:
     """The best of some choices on `val`, and everything that was tried.
 
@@ -56,18 +59,24 @@ def search(
     more, and so on by `rounds`; runs too short to tell rates apart are lengthened, and rounds left out that would lead
     no further. Every training is a whole run with its own warm-up and cosine, so that rates are compared as they will
     be used; the last round is of full length because short runs favour large rates. `open_ended`: a best learning rate
-    that is the largest or the smallest tried is doubled or halved for as long as that is better still.
+    that is the largest or the smallest tried is doubled or halved for as long as that is better still. Trials that
+    `memo` knows, of the same data and method as `about` tells of, are not trained again.
     """
     trials: list[Trial] = []
+    memo = memo or Memo()
 
     def tried(choice: Choice, epochs: int) -> Trial:
         short = replace(recipe, epochs=epochs, lr=choice.get("lr", recipe.lr), lr_update="step", cooldown_epochs=0)
         short = replace(short, warmup_epochs=None, keep="last")
-        try:
-            last = fit(make(choice), train, val=val, recipe=short, report=report).history[-1]
-            trial = Trial(choice=choice, epochs=epochs, val_accuracy=last.val_accuracy or 0, loss=last.loss)
-        except NonFiniteLoss:
-            trial = Trial(choice=choice, epochs=epochs, val_accuracy=0, loss=math.inf)
+        question = {"trial": choice, "recipe": asdict(short), "about": about}
+        if (known := memo.find(question)) is None:
+            try:
+                last = fit(make(choice), train, val=val, recipe=short, report=report).history[-1]
+                known = last.val_accuracy or 0, last.loss
+            except NonFiniteLoss:
+                known = 0, math.inf
+            memo.put(question, known)
+        trial = Trial(choice=choice, epochs=epochs, val_accuracy=known[0], loss=known[1])
         trials.append(trial)
         report.trial(trial)
         return trial

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,7 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from sidetune.backbones import Backbone
+from sidetune.backbones.weights import digest_of
 from sidetune.data.samples import Samples
+from sidetune.memo import Memo
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.seam.features import Features
@@ -85,13 +87,14 @@ def search_sizes(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    memo: Memo | None = None,
     report: SearchReport | None = None,
 ) -> Found:
     """Train the method's supernet by `recipe`, then find the sub-network of at most `max_parameters` trained parameters
     (the head not counted) that labels most of `val` right; test images are never seen.
 
-    With `out`, the supernet is saved there, with a checkpoint after every epoch. Runs in one process. Raises ValueError
-    for a method without sizes to search for, and for a limit that no sub-network keeps.
+    With `out`, the supernet is saved there, with a checkpoint after every epoch. `memo` keeps scores. Runs in one
+    process. Raises ValueError for a method without sizes to search for, and for a limit that no sub-network keeps.
     """
     report = report or SilentSearch()
     if not isinstance(method, Searchable):
@@ -111,9 +114,17 @@ def search_sizes(
     def chance(probability: float) -> bool:
         return rng.random() < probability
 
+    weights = None if memo is None else digest_of(model.trained())
+    images = None if memo is None else val.digest()
+
     def score_of(subnet: Subnet) -> float:
-        method.activate(model, subnet)
-        return accuracy()
+        question = {"subnet": asdict(subnet), "weights": weights, "images": images}
+        if memo is None or (known := memo.find(question)) is None:
+            method.activate(model, subnet)
+            known = accuracy()
+            if memo is not None:
+                memo.put(question, known)
+        return float(known)
 
     scored = evolve(
         draw=lambda: space.draw(rng.choice),

@@ -59,7 +59,7 @@ def test_a_shared_g_is_analysed_beside_one_that_is_not(run, folder, tmp_path):
     assert (tmp_path / "analysis/fusion.png").stat().st_size > 1000
 
     again = ("analyze", "dtlv2", "dtlv2-ls", folder)
-    assert "already holds an analysis; replace it by --overwrite" in run(*again, fails=True)
+    assert "already holds results; replace them by --overwrite" in run(*again, fails=True)
     told = json.loads(run(*again, "--part", "val", "--overwrite", "--json"))
     written = json.loads((tmp_path / "analysis/analysis.json").read_text())
     assert told == written

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from sidetune.cli.main import main
+from sidetune.errors import Interrupted
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 
@@ -127,9 +128,68 @@ def test_compare_writes_a_report(run, folder, network):
     printed = run(*words, "--set", "transform=vtab", "--out", "report")
     assert "dtl+" in printed and "report in report/report.md" in printed
     status, message = run(*words, "--out", "report", fails=True)
-    assert status == 2 and "already holds a report; replace it by --overwrite" in message
+    assert status == 2 and "already holds results; replace them by --overwrite, go on" in message
+    for mine in ("notes.txt", "adapters/notes.txt", "adapters/dtl+/run/notes.txt", "results-mine.json"):
+        Path("report", mine).write_text("mine")
     rows = json.loads(run(*words, "--out", "report", "--overwrite", "--json"))["rows"]
     assert [len(row["accuracies"]) for row in rows] == [2, 2]
+    assert {p.read_text() for p in Path("report").rglob("*mine.json")} == {"mine"} and not Path("unfinished").exists()
+    assert {p.read_text() for p in Path("report").rglob("notes.txt")} == {"mine"}
+    assert len(list(Path("report").rglob("notes.txt"))) == 3
+
+
+@pytest.mark.parametrize("name", ["report.md", "curves.png", "results.json", "adapters"])
+def test_a_report_of_others_is_not_written_over(run, folder, network, name):
+    Path("mine").mkdir()
+    if name == "adapters":
+        Path("mine", name).mkdir()
+    else:
+        Path("mine", name).write_text("mine")
+    for words in ((), ("--overwrite",)):
+        status, message = run("compare", folder, *network, "--methods", "linear", "--out", "mine", *words, fails=True)
+        assert status == 2 and f"mine/{name} is in the way, and no report of sidetune's is there" in message
+    assert [path.name for path in Path("mine").iterdir()] == [name]
+
+
+def without_times(comparison):
+    return [
+        [row["method"], row["accuracies"], row["recipe"], row["peak_bytes"]]
+        + [[{**epoch, "seconds": 0} for epoch in history] for history in row["histories"]]
+        for row in comparison["rows"]
+    ]
+
+
+@pytest.mark.parametrize("verb", [("compare", "--methods", "linear,dtl+"), ("ablate", "dtl+:rank=1,2")])
+def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(run, folder, network, monkeypatch, verb):
+    from sidetune.measure import compare
+
+    words = (verb[0], folder, *verb[1:], *network, "--seeds", "2", "--epochs", "2", "--set", "recipe.batch_size=8")
+    whole = json.loads(run(*words, "--out", "whole", "--json"))
+    evaluate, fit, trained = compare.evaluate, compare.fit, []
+
+    def stopped(*args, **how):
+        if len(trained) == 3:
+            raise Interrupted("stopped")
+        return evaluate(*args, **how)
+
+    def heard(model, *args, **how):
+        done = fit(model, *args, **how)
+        trained.append(len(done.history) - done.num_found)
+        return done
+
+    monkeypatch.setattr(compare, "fit", heard)
+    monkeypatch.setattr(compare, "evaluate", stopped)
+    assert run(*words, "--out", "part", fails=True)[0] == 130
+    monkeypatch.setattr(compare, "evaluate", evaluate)
+    gone_on = json.loads(run(verb[0], "--resume", "--out", "part", "--json"))
+    assert trained == [2, 2, 2, 0, 2] and without_times(gone_on) == without_times(whole)
+    again = json.loads(run(verb[0], "--resume", "--out", "part", "--json"))
+    assert len(trained) == 5 and again["rows"] == gone_on["rows"] and not Path("part/unfinished").exists()
+    if verb[0] == "compare":
+        for name in ("linear", "dtl+"):
+            ours, theirs = (load_file(f"{out}/adapters/{name}/model.safetensors") for out in ("part", "whole"))
+            assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
+    assert "nothing to resume in new" in run(*words, "--resume", "--out", "new", said=True)
 
 
 def test_ablate_draws_variants_side_by_side(run, folder, network):
@@ -312,7 +372,7 @@ def test_sizes_are_searched_for_and_the_best_are_trained(run, folder, network):
     assert done["parameters"]["trainable"] == found["num_parameters"]
     assert {kind: done["model"]["method"][kind] for kind in found["subnet"]} == found["subnet"]
     status, message = run("search", folder, *network, *words, fails=True)
-    assert status == 2 and "already holds a run" in message
+    assert status == 2 and "found already holds results; replace them by --overwrite" in message
 
 
 def test_bad_images_are_named_and_skipped_on_request(run, folder, network, model):

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import sidetune
+from sidetune.errors import DataWarning, RunExists
+from sidetune.memo import Memo
 from sidetune.train.loop import Silent
 from sidetune.train.recipe import Recipe
 from sidetune.train.search import Trial, cautious, outward, search
@@ -30,6 +32,31 @@ def test_the_better_half_is_trained_on_and_the_best_wins(vit, samples):
     assert [t.epochs for t in trials] == [3, 3, 3, 3, 12, 12] and heard.trials == trials
     first, second = trials[:4], trials[4:]
     assert {t.choice["lr"] for t in second} == {t.choice["lr"] for t in sorted(first, key=lambda t: t.rank)[2:]}
+
+
+def test_trials_that_are_known_are_not_trained_again(vit, samples, tmp_path):
+    made = []
+
+    def make(choice):
+        made.append(choice["lr"])
+        return sidetune.adapt(vit, "linear", classes=samples.classes, transform="vtab")
+
+    def tried(about="these"):
+        recipe = Recipe(epochs=3, batch_size=8, precision="fp32")
+        choices = [{"lr": 1e-3}, {"lr": 1e-2}]
+        return search(make, choices, samples, samples, recipe, Heard(), memo=Memo(tmp_path / "t.json"), about=about)
+
+    first = tried()
+    assert made == [1e-3, 1e-2] and tried() == first and len(made) == 2
+    assert tried("others") == first and len(made) == 4
+    (tmp_path / "t.json").write_text((tmp_path / "t.json").read_text().replace("0.", "1.", 1))
+    with pytest.warns(DataWarning, match="not as it was written; what it kept is found anew"):
+        assert tried() == first
+    assert len(made) == 6
+    (tmp_path / "t.json").write_text("mine")
+    with pytest.raises(RunExists, match="sidetune did not write it"):
+        tried()
+    assert (tmp_path / "t.json").read_text() == "mine"
 
 
 def test_a_choice_whose_loss_explodes_loses(vit, samples):

@@ -5,8 +5,10 @@ import random
 import pytest
 
 import sidetune
+from sidetune.memo import Memo
 from sidetune.methods import METHODS
 from sidetune.methods.noah import NOAH
+from sidetune.train import supernet
 from sidetune.train.evolution import Evolution, evolve
 from sidetune.train.recipe import Recipe
 from sidetune.train.supernet import search_sizes
@@ -93,6 +95,17 @@ def test_the_found_sub_network_keeps_the_limit_and_trains(vit, samples):
 
 def test_the_same_seed_finds_the_same(vit, samples):
     assert searched(vit, samples).scored == searched(vit, samples).scored
+
+
+def test_scores_that_are_known_are_not_found_again(vit, samples, tmp_path, monkeypatch):
+    memo = Memo(tmp_path / "scores.json")
+    first = searched(vit, samples, memo=memo)
+    scored = []
+    accuracy = supernet.score
+    monkeypatch.setattr(supernet, "score", lambda *given: scored.append(1) or accuracy(*given))
+    assert searched(vit, samples, memo=Memo(tmp_path / "scores.json")).scored == first.scored and not scored
+    searched(vit, samples.subset(range(len(samples) - 1)), memo=memo)
+    assert scored, "other images, other scores"
 
 
 def test_limits_that_nothing_keeps_and_methods_without_sizes_are_refused(vit, samples):
