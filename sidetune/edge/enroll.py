@@ -133,13 +133,14 @@ def send(
 ) -> None:
     """Several threads ask, this one writes."""
     images, ks = file.header.images, file.header.ks
+    stop = client.stop = threading.Event()  # of this enrolment: the client may serve another
     jobs: queue.SimpleQueue[int] = queue.SimpleQueue()
     answers: queue.Queue[tuple[int, dict[str, bytes | memoryview] | Exception]] = queue.Queue(in_flight)
     for image in todo:
         jobs.put(image)
 
     def work() -> None:
-        while not client.stop.is_set():
+        while not stop.is_set():
             try:
                 image = jobs.get_nowait()
             except queue.Empty:
@@ -174,7 +175,7 @@ def send(
             done = int((file.states == DONE).sum())
             report(Progress(done=done, total=len(images), sent=sent, received=received, seconds_left=left))
     finally:
-        client.stop.set()
+        stop.set()
         file.sync()
         while not answers.empty():  # lets threads go that wait to hand in
             answers.get_nowait()

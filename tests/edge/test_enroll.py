@@ -80,6 +80,12 @@ def test_features_in_the_file_are_those_of_the_backbone(client, folder, tmp_path
             assert np.allclose(file.batch([i], 2, out), expected, atol=1e-5)
 
 
+def test_a_client_enrols_again(client, folder, tmp_path):
+    for name in ("one", "two"):
+        enroll(client, folder, tmp_path / name, ks=[4])
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
 def test_every_image_is_sent_once_and_a_finished_file_asks_for_nothing(client, flaky, folder, tmp_path):
     header = enroll(client, folder, tmp_path / "f", ks=[2, 4], in_flight=3)
     assert flaky.num_asked == len(header.images) == 48
