@@ -57,7 +57,8 @@ def serve_command(
     )
     callers = read_keys(keys, limits)
     check_tls(tls_cert, tls_key)
-    for warning in exposed(host, keys, tls_cert):
+    secrets = [path for path in (keys, tls_key) if path is not None]
+    for warning in (*exposed(host, keys, tls_cert), *(told for path in secrets for told in readable(path))):
         typer.echo(f"warning: {warning}", err=True)
     open_all = partial(
         open_workers,
@@ -102,6 +103,12 @@ def exposed(host: str, keys: Path | None, tls_cert: Path | None) -> Iterator[str
         yield f"everyone who reaches {host} may ask for features; --keys says who may"
     if not local and tls_cert is None:
         yield f"what is sent to {host}, keys included, can be read on its way; --tls-cert and --tls-key prevent it"
+
+
+def readable(path: Path) -> Iterator[str]:
+    """Whether others of this machine may read a file of secrets."""
+    if path.stat().st_mode & 0o077:
+        yield f"others on this machine can read {path}; chmod 600 {path} prevents it"
 
 
 def split(setting: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -63,19 +64,25 @@ def open_image(path: str | Path, reading: Reading | None = None) -> Image.Image:
 
 def read_image(path: str | Path, reading: Reading | None = None) -> Read:
     """`open_image`, and what there is to say of the file."""
-    reading = reading or Reading()
+    return read_from(path, printable(path), reading or Reading())
+
+
+def read_from(
+    source: str | Path | BinaryIO, called: str, reading: Reading, formats: tuple[str, ...] | None = None
+) -> Read:
+    """A file by its name, or opened, under the name that it has in messages; of any format if none are given."""
     allowed = allow(reading.max_pixels)
     try:
-        with Image.open(path) as image:
+        with Image.open(source, formats=formats) as image:
             if image.width * image.height > allowed:
-                raise too_large(path, f"{image.width:,} x {image.height:,}", allowed)
+                raise too_large(called, f"{image.width:,} x {image.height:,}", allowed)
             is_cut = image.mode in ("RGB", "RGBA", "LA") and ";16" in str(getattr(image, "tile", ""))
             has_more = has_frames(image)
             image.load()
             levels, extent = depth_of(image, reading)
             if is_cut and brightest(image) < UPPER_ONLY:
                 raise DataError(
-                    f"{printable(path)} has 16 bits a colour and uses the lowest 12 at most, which Pillow does not "
+                    f"{called} has 16 bits a colour and uses the lowest 12 at most, which Pillow does not "
                     f"give; save it with 8 bits, or stretched to 16"
                 )
             picture = to_rgb(image, levels)
@@ -89,14 +96,14 @@ def read_image(path: str | Path, reading: Reading | None = None) -> Read:
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"no image at {printable(path)}") from None
+        raise DataError(f"no image at {called}") from None
     except UnidentifiedImageError:
-        heif = " without pillow-heif (pip install pillow-heif)" if Path(path).suffix.lower() in HEIF else ""
-        raise DataError(f"{printable(path)} is not an image that can be read{heif}") from None
+        heif = " without pillow-heif (pip install pillow-heif)" if Path(called).suffix.lower() in HEIF else ""
+        raise DataError(f"{called} is not an image that can be read{heif}") from None
     except Image.DecompressionBombError as e:
-        raise too_large(path, str(e), allowed) from None
+        raise too_large(called, str(e), allowed) from None
     except Exception as e:  # decoders of damaged files raise nearly anything
-        raise DataError(f"{printable(path)} is damaged or cannot be read: {e or type(e).__name__}") from None
+        raise DataError(f"{called} is damaged or cannot be read: {e or type(e).__name__}") from None
 
 
 def depth_of(image: Image.Image, reading: Reading) -> tuple[Levels | None, Levels | None]:
@@ -115,10 +122,8 @@ def allow(max_pixels: int | None) -> float:
     return bound if max_pixels is None else max_pixels
 
 
-def too_large(path: str | Path, size: str, allowed: float) -> DataError:
-    return DataError(
-        f"{printable(path)} has too many pixels ({size}), at most {allowed:,} are read; max_pixels allows more"
-    )
+def too_large(called: str, size: str, allowed: float) -> DataError:
+    return DataError(f"{called} has too many pixels ({size}), at most {allowed:,} are read; max_pixels allows more")
 
 
 def has_frames(image: Image.Image) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,8 +18,10 @@ from starlette.routing import Route
 
 from sidetune.serve import describe
 from sidetune.serve.cache import Cache
+from sidetune.serve.coders import Coders
 from sidetune.serve.intake import Intake, header_length
-from sidetune.serve.keys import Caller, Guard, Keys
+from sidetune.serve.keys import Caller, Guard, KeyFile, Keys
+from sidetune.serve.lane import Lane
 from sidetune.serve.metrics import Measured, Metrics
 from sidetune.serve.refusals import Lingering, busy, on_failure, on_refusal
 from sidetune.serve.service import Service
@@ -48,6 +50,7 @@ class Serving:
         self.metrics = Metrics()
         self.intake = Intake(settings.max_receiving, settings.body_timeout)
         self.pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="images")
+        self.lane = Lane(settings.workers, settings.max_decoding)
         self.services: dict[str, Service] = {}
         self.stage = Stage()
 
@@ -55,8 +58,10 @@ class Serving:
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
         """Runs the services; leaving it, every accepted request has been answered."""
         cache = None if self.cache_folder is None else Cache(self.cache_folder, self.settings.cache_bytes)
+        limits = self.settings
+        coders = Coders(limits.workers, timeout=limits.decode_timeout, max_pixels=limits.max_pixels)
         for worker in self.workers:
-            service = Service(worker, self.settings, self.metrics, self.pool, cache)
+            service = Service(worker, limits, self.metrics, pool=self.pool, coders=coders, lane=self.lane, cache=cache)
             self.services[worker.card.name] = service
         tasks = [asyncio.create_task(s.run()) for s in self.services.values()]
         yield
@@ -64,6 +69,7 @@ class Serving:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        coders.close()
         self.pool.shutdown()
         if cache is not None:
             cache.close()
@@ -111,17 +117,19 @@ class Serving:
     async def infer(self, request: Request) -> Response:
         service = self.find(request)
         caller: Caller = request.state.caller
+        who = caller.name if caller.has_key or request.client is None else request.client.host
         caller.bucket.check()
         length = header_length(request)
         try:
             with service.statistics.request():
-                async with self.intake.body(request, caller.max_body) as body:
+                async with self.intake.body(request, caller.max_body, who) as body:
                     wanted = await self.threaded(
                         lambda: parse_request(memoryview(body), length, self.settings.max_images)
                     )
                     asks = self.check(service, wanted)
                     caller.bucket.take(len(wanted.images))
-                    answers = await service.answer(wanted.images, asks)
+                    self.metrics.caller_images.labels(service.card.name, caller.label).inc(len(wanted.images))
+                    answers = await while_heard(request, service.answer(wanted.images, asks, who))
                     return await self.threaded(lambda: respond(service, answers, wanted))
         except WireError as e:
             raise HTTPException(413 if isinstance(e, TooLarge) else 400, str(e)) from None
@@ -167,6 +175,25 @@ class Serving:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
 
+async def while_heard(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """What the work comes to; ended, with ClientDisconnect, if the caller leaves before."""
+    doing, leaving = asyncio.create_task(work), asyncio.create_task(gone(request))
+    try:
+        await asyncio.wait({doing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not doing.done():
+            raise ClientDisconnect
+        return doing.result()
+    finally:
+        for task in (doing, leaving):
+            task.cancel()
+
+
+async def gone(request: Request) -> None:
+    """Until the caller has left. Its body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def respond(service: Service, answers: Sequence[Answer], wanted: Wanted) -> Response:
     card = service.card
     body, length = build_response(
@@ -177,7 +204,9 @@ def respond(service: Service, answers: Sequence[Answer], wanted: Wanted) -> Resp
     return Response(body, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream")
 
 
-def create_app(workers: Sequence[Worker], settings: Settings, keys: Keys, cache: Path | None = None) -> Starlette:
+def create_app(
+    workers: Sequence[Worker], settings: Settings, keys: Keys | KeyFile, cache: Path | None = None
+) -> Starlette:
     """The ASGI app over these backbones; any server or host of such apps can run it."""
     if len({w.card.name for w in workers}) < len(workers):
         raise ValueError("two backbones have the same name")

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+MOST_TURNS = 4096
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -17,6 +18,7 @@ Result = TypeVar("Result")
 @dataclass(frozen=True, eq=False)
 class Waiting(Generic[Item, Result]):
     item: Item
+    caller: str
     since: float
     answer: asyncio.Future[tuple[Result, float]]
 
@@ -24,7 +26,9 @@ class Waiting(Generic[Item, Result]):
 class Batcher(Generic[Item, Result]):
     """Gathers items of one kind while the last batch computes, and a little longer, and computes them on one thread.
 
-    Items that want different things (`kind`) never share a batch; the kind whose first item waited longest is next.
+    Items that want different things (`kind`) never share a batch. Callers take turns: the kind is next that somebody
+    wants whose last turn was longest ago, among these the one whose first item waited longest, and a batch takes an
+    item of each of its callers before it takes another. Items that nobody waits for any more are left out.
     """
 
     def __init__(
@@ -36,14 +40,18 @@ class Batcher(Generic[Item, Result]):
         on_batch: Callable[[int, float], None],
     ) -> None:
         self.compute, self.max_batch, self.max_delay, self.on_batch = compute, max_batch, max_delay, on_batch
-        self.waiting: dict[Hashable, deque[Waiting[Item, Result]]] = {}
+        self.waiting: dict[Hashable, dict[str, deque[Waiting[Item, Result]]]] = {}
+        self.turns: dict[str, int] = {}
+        """Of callers that wait or waited lately, the number of the batch that was last theirs."""
+        self.number = 0
         self.arrived = asyncio.Event()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="backbone")
 
-    async def submit(self, item: Item, kind: Hashable) -> tuple[Result, float]:
+    async def submit(self, item: Item, kind: Hashable, caller: str = "") -> tuple[Result, float]:
         """What `compute` makes of the item, and the seconds its batch took; raises what it raised for its batch."""
-        entry: Waiting[Item, Result] = Waiting(item, time.monotonic(), asyncio.get_running_loop().create_future())
-        self.waiting.setdefault(kind, deque()).append(entry)
+        answer = asyncio.get_running_loop().create_future()
+        entry: Waiting[Item, Result] = Waiting(item, caller, time.monotonic(), answer)
+        self.waiting.setdefault(kind, {}).setdefault(caller, deque()).append(entry)
         self.arrived.set()
         return await entry.answer
 
@@ -52,7 +60,8 @@ class Batcher(Generic[Item, Result]):
         try:
             while True:
                 kind = await self.next_kind()
-                await self.compute_batch(kind, self.pop(kind))
+                if batch := self.pop(kind):
+                    await self.compute_batch(kind, batch)
         finally:
             self.thread.shutdown(wait=False)
 
@@ -63,9 +72,9 @@ class Batcher(Generic[Item, Result]):
             if not self.waiting:
                 await self.arrived.wait()
                 continue
-            kind = min(self.waiting, key=lambda k: self.waiting[k][0].since)
-            left = self.waiting[kind][0].since + self.max_delay - time.monotonic()
-            if left <= 0 or len(self.waiting[kind]) >= self.max_batch:
+            kind = min(self.waiting, key=lambda k: (self.last_turn(k), self.since(k)))
+            left = self.since(kind) + self.max_delay - time.monotonic()
+            if left <= 0 or sum(map(len, self.waiting[kind].values())) >= self.max_batch:
                 return kind
             try:
                 async with asyncio.timeout(left):
@@ -73,10 +82,31 @@ class Batcher(Generic[Item, Result]):
             except TimeoutError:
                 pass
 
+    def last_turn(self, kind: Hashable) -> int:
+        return min(self.turns.get(caller, -1) for caller in self.waiting[kind])
+
+    def since(self, kind: Hashable) -> float:
+        return min(queue[0].since for queue in self.waiting[kind].values())
+
     def pop(self, kind: Hashable) -> list[Waiting[Item, Result]]:
-        queue = self.waiting[kind]
-        batch = [queue.popleft() for _ in range(min(len(queue), self.max_batch))]
-        if not queue:
+        """The next batch of a kind."""
+        queues = self.waiting[kind]
+        batch: list[Waiting[Item, Result]] = []
+        if len(self.turns) > MOST_TURNS:
+            self.turns.clear()
+        order = deque(sorted(queues, key=lambda caller: self.turns.get(caller, -1)))
+        while order and len(batch) < self.max_batch:
+            caller = order.popleft()
+            entry = queues[caller].popleft()
+            if queues[caller]:
+                order.append(caller)
+            else:
+                del queues[caller]
+            if not entry.answer.done():
+                batch.append(entry)
+                self.turns[caller] = self.number
+        self.number += 1
+        if not queues:
             del self.waiting[kind]
         return batch
 

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from sidetune.errors import InUse, MissingExtra
 from sidetune.serve.app import create_app
 from sidetune.serve.cache import Cache
-from sidetune.serve.keys import Keys
+from sidetune.serve.keys import KeyFile, Keys
 from sidetune.serve.settings import Settings
 from sidetune.serve.worker import Worker
 
@@ -22,7 +22,9 @@ NAME = "sidetune"
 MOST_REPLICAS = 1024
 
 
-def hosted(open_workers: Callable[[], list[Worker]], settings: Settings, keys: Keys, cache: Path | None) -> Starlette:
+def hosted(
+    open_workers: Callable[[], list[Worker]], settings: Settings, keys: Keys | KeyFile, cache: Path | None
+) -> Starlette:
     """The app of one replica; its cache is the first folder under `cache` that no other replica on the machine has."""
     return create_app(open_workers(), settings, keys, None if cache is None else free_folder(cache))
 
@@ -40,7 +42,7 @@ def free_folder(cache: Path) -> Path:
 def deploy(
     open_workers: Callable[[], list[Worker]],
     settings: Settings,
-    keys: Keys,
+    keys: Keys | KeyFile,
     cache: Path | None,
     *,
     replicas: int,

@@ -5,21 +5,26 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
+from PIL import Image
 
-from sidetune.data.pixels import to_rgb
+from sidetune.data.images import read_from
+from sidetune.data.reading import Reading
+from sidetune.errors import DataError
+from sidetune.serve.look import FORMATS, Look, check_size, look
 from sidetune.serve.settings import Settings
 from sidetune.wire.message import WireError
 
-LONGEST = 20
-"""Times one side may be the other: the shorter is brought to the backbone's size, and the longer follows."""
-FORMATS = ("JPEG", "PNG", "WEBP")
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Picture = bytes | memoryview | NDArray[np.uint8]
 """An image file, or pixels (height, width, 3)."""
+CHEAP_BYTES, CHEAP_PIXELS = 2**18, 2_000_000
+"""What a thread decodes in some hundredths of a second whatever it is; everything else is for a process."""
 
 
 def digest_of(picture: Picture) -> str:
@@ -32,31 +37,30 @@ def digest_of(picture: Picture) -> str:
     return sha.hexdigest()
 
 
-def prepare(picture: Picture, transform: Callable[[Image.Image], Tensor], settings: Settings) -> Tensor:
-    """The normalised image (3, height, width); raises WireError for one that cannot be read or is too large."""
+def looked_at(picture: Picture, settings: Settings) -> Look:
+    """What it will cost to decode. Raises WireError for what is not decoded at all."""
+    if not isinstance(picture, np.ndarray):
+        return look(picture, settings)
+    height, width = picture.shape[:2]
+    check_size(width, height, settings)
+    return Look(width=width, height=height)
+
+
+def is_cheap(picture: Picture, seen: Look) -> bool:
+    return isinstance(picture, np.ndarray) or (len(picture) <= CHEAP_BYTES and seen.cost <= CHEAP_PIXELS)
+
+
+def decoded(picture: Picture, max_pixels: int) -> Image.Image:
+    """Upright RGB, as `sidetune.data.images` reads files. Raises WireError for what cannot be read."""
     if isinstance(picture, np.ndarray):
-        check_pixels(picture.shape[1], picture.shape[0], settings)
-        return transform(Image.fromarray(picture))
-    if len(picture) > settings.max_image_bytes:
-        raise WireError(f"it has {len(picture)} bytes, at most {settings.max_image_bytes} are allowed")
+        return Image.fromarray(picture)
     try:
-        with Image.open(io.BytesIO(picture), formats=FORMATS) as image:
-            check_pixels(image.width, image.height, settings)
-            image.load()
-            upright = to_rgb(ImageOps.exif_transpose(image))
-    except WireError:
-        raise
-    except UnidentifiedImageError:
-        raise WireError(f"it is none of {', '.join(FORMATS)}, or damaged") from None
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise WireError(f"it has more than the {settings.max_pixels} pixels allowed") from None
-    except Exception as e:  # decoders of damaged files raise nearly anything
-        raise WireError(f"it is damaged or cannot be read ({type(e).__name__})") from None
-    return transform(upright)
+        return read_from(io.BytesIO(picture), "it", Reading(max_pixels=max_pixels), FORMATS).picture
+    except DataError as e:
+        raise WireError(str(e)[:200]) from None
 
 
-def check_pixels(width: int, height: int, settings: Settings) -> None:
-    if width * height > settings.max_pixels:
-        raise WireError(f"it is {width} wide and {height} high, at most {settings.max_pixels} pixels are allowed")
-    if max(width, height) > LONGEST * min(width, height):
-        raise WireError(f"it is {width} wide and {height} high; one side may be at most {LONGEST} times the other")
+def prepare(picture: Picture, transform: Callable[[Image.Image], Tensor], settings: Settings) -> Tensor:
+    """The normalised image (3, height, width), in this thread; raises WireError."""
+    looked_at(picture, settings)
+    return transform(decoded(picture, settings.max_pixels))

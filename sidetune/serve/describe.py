@@ -11,7 +11,7 @@ from sidetune.wire.ask import IMAGE
 from sidetune.wire.metadata import PLATFORM, VERSION, ModelCard
 
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
-LIMITS = ("max_images", "max_image_bytes", "max_pixels", "max_response")
+LIMITS = ("max_images", "max_image_bytes", "max_pixels", "max_request_pixels", "max_scans", "max_response")
 """Settings that a caller is told."""
 READY = "READY"
 

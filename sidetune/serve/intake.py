@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from sidetune.serve.inflate import CODINGS, collect, count, inflate
+from sidetune.serve.lane import Shares
 from sidetune.serve.refusals import busy
 from sidetune.wire.message import HEADER_LENGTH
 
@@ -20,12 +21,11 @@ class Intake:
     """All bodies that are held at once; they share a budget."""
 
     def __init__(self, max_bytes: int, timeout: float) -> None:
-        self.max_bytes, self.timeout = max_bytes, timeout
-        self.held = 0
+        self.timeout, self.held = timeout, Shares(max_bytes)
 
     @asynccontextmanager
-    async def body(self, request: Request, limit: int) -> AsyncIterator[bytearray]:
-        """The body, unpacked and held until the block ends.
+    async def body(self, request: Request, limit: int, caller: str = "") -> AsyncIterator[bytearray]:
+        """The body, unpacked and held until the block ends, on the caller's account.
 
         Raises 413 as soon as it is too large, 408 if it is too slow, 415 for a coding that is not known here.
         """
@@ -37,40 +37,39 @@ class Intake:
         try:
             async with asyncio.timeout(self.timeout):
                 async for chunk in request.stream():
-                    self.take(body, chunk, limit)
+                    self.take(body, chunk, limit, caller)
             if coding is not None:
-                body = await self.unpacked(body, coding, limit)
+                body = await self.unpacked(body, coding, limit, caller)
             yield body
         except TimeoutError:
             raise HTTPException(408, f"the body did not come within {self.timeout:g} s") from None
         finally:
-            self.held -= len(body)
+            self.held.give_back(caller, len(body))
 
-    async def unpacked(self, packed: bytearray, coding: str, limit: int) -> bytearray:
+    async def unpacked(self, packed: bytearray, coding: str, limit: int, caller: str) -> bytearray:
         """What a compressed body holds, in its place; raises as reading one does, and WireError if it is damaged.
 
         It is unpacked twice, first to be counted: what is too large never takes room, nor anyone's place.
         """
         size = await asyncio.to_thread(count, inflate(packed, coding), limit)
-        self.reserve(size, size, limit)
+        self.reserve(size, size, limit, caller)
         try:
             body = await asyncio.to_thread(collect, inflate(packed, coding), size)
         except BaseException:
-            self.held -= size
+            self.held.give_back(caller, size)
             raise
-        self.held -= len(packed)
+        self.held.give_back(caller, len(packed))
         return body
 
-    def take(self, body: bytearray, chunk: bytes, limit: int) -> None:
-        self.reserve(len(chunk), len(body) + len(chunk), limit)
+    def take(self, body: bytearray, chunk: bytes, limit: int, caller: str) -> None:
+        self.reserve(len(chunk), len(body) + len(chunk), limit, caller)
         body += chunk
 
-    def reserve(self, more: int, together: int, limit: int) -> None:
+    def reserve(self, more: int, together: int, limit: int, caller: str) -> None:
         if together > limit:
             raise too_large(limit)
-        if self.held + more > self.max_bytes:
+        if not self.held.take(caller, more):
             raise busy("the service holds as many requests as it can", 1)
-        self.held += more
 
 
 def too_large(limit: int) -> HTTPException:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import time
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from sidetune.serve.refusals import busy, error
 from sidetune.serve.settings import Settings
 
+log = logging.getLogger("sidetune.serve")
 SHORTEST = 16
+LOOK_SECONDS = 1.0
+"""Between looks at the file."""
 OPEN = ("/v2/health/live", "/v2/health/ready")
 """What whoever looks after the machine asks; tells no more than that the service runs."""
 ANYONE = "anyone"
@@ -62,6 +66,12 @@ class Caller:
     digest: bytes = field(repr=False)
     max_body: int
     bucket: Bucket
+    has_key: bool = True
+
+    @property
+    def label(self) -> str:
+        """Its name in metrics, which others may read: a digest of it."""
+        return hashlib.sha256(self.name.encode()).hexdigest()[:12] if self.has_key else self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,14 +92,59 @@ class Keys:
         return found[0] if found else None
 
 
+class KeyFile:
+    """The callers of a file, which is read again when it was changed: a key is given out or taken back without a stop.
+
+    A file that cannot be used any more is told of in the log, and those who might ask before still may.
+    """
+
+    def __init__(self, path: Path, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Raises ValueError or OSError for a file that cannot be used."""
+        self.path, self.settings, self.clock = path, settings, clock
+        self.keys, self.stamp, self.looked = from_file(path, settings), stamp_of(path), clock()
+
+    def find(self, authorization: str) -> Caller | None:
+        if self.clock() - self.looked >= LOOK_SECONDS:
+            self.looked = self.clock()
+            self.look()
+        return self.keys.find(authorization)
+
+    def look(self) -> None:
+        try:
+            if (stamp := stamp_of(self.path)) == self.stamp:
+                return
+            self.stamp = stamp
+            keys = from_file(self.path, self.settings)
+        except (ValueError, OSError) as e:
+            log.error("the keys stay as they were: %s", e)
+            return
+        before = {c.digest: c.bucket for c in self.keys.callers}
+        kept = [(c, before.get(c.digest)) for c in keys.callers]
+        callers = (replace(c, bucket=b) if b is not None and b.rate == c.bucket.rate else c for c, b in kept)
+        self.keys = replace(keys, callers=tuple(callers))
+        log.info("read %s again: %d keys", self.path, len(self.keys.callers))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "looked": 0.0}  # on another machine clocks differ
+
+
+def stamp_of(path: Path) -> tuple[int, int, int]:
+    about = path.stat()
+    return about.st_mtime_ns, about.st_size, about.st_ino
+
+
 def digest_of(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def read_keys(path: Path | None, settings: Settings) -> Keys:
-    """Raises ValueError naming the caller, never the key, for a file that cannot be used."""
+def read_keys(path: Path | None, settings: Settings) -> Keys | KeyFile:
+    """Who may ask. Raises ValueError naming the caller, never the key, for a file that cannot be used."""
     if path is None:
-        return Keys(callers=(caller(ANYONE, {"key": ""}, settings),), open=True)
+        return Keys(callers=(replace(caller(ANYONE, {"key": ""}, settings), has_key=False),), open=True)
+    return KeyFile(path, settings)
+
+
+def from_file(path: Path, settings: Settings) -> Keys:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):  # whose messages may quote the file
@@ -114,7 +169,7 @@ def caller(name: str, table: dict[str, Any], settings: Settings) -> Caller:
 class Guard:
     """Lets nobody without a key past, and puts who is asking into the request's state."""
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys | KeyFile) -> None:
         self.app, self.keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -18,6 +18,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         r = self.registry
         self.requests = Counter("sidetune_requests", "Requests answered.", ["model", "code"], registry=r)
+        self.caller_requests = Counter(
+            "sidetune_caller_requests", "Requests answered, by caller.", ["caller", "code"], registry=r
+        )
+        self.caller_images = Counter(
+            "sidetune_caller_images", "Images accepted for an answer, by caller.", ["model", "caller"], registry=r
+        )
         self.latency = Histogram(
             "sidetune_infer_seconds", "From a request's headers to the end of its answer.", ["model"],
             buckets=SECONDS, registry=r,
@@ -68,5 +74,7 @@ class Measured:
         finally:
             model = state.get("model", "")
             self.metrics.requests.labels(model, str(code)).inc()
+            if (caller := state.get("caller")) is not None:
+                self.metrics.caller_requests.labels(caller.label, str(code)).inc()
             if scope["path"].endswith("/infer"):
                 self.metrics.latency.labels(model).observe(time.monotonic() - start)

@@ -7,13 +7,18 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 from torch import Tensor
 
 from sidetune.serve.batcher import Batcher
 from sidetune.serve.cache import Cache
-from sidetune.serve.decoding import Picture, digest_of, prepare
+from sidetune.serve.coders import Coders
+from sidetune.serve.decoding import Picture, decoded, digest_of, is_cheap, looked_at
+from sidetune.serve.lane import Lane, Shares
+from sidetune.serve.look import Look
 from sidetune.serve.metrics import Metrics
 from sidetune.serve.refusals import busy
 from sidetune.serve.settings import Settings
@@ -22,7 +27,7 @@ from sidetune.serve.worker import Taps, Worker, as_array
 from sidetune.wire.ask import Ask
 from sidetune.wire.codec import encode
 from sidetune.wire.infer import Answer, Images, pack_image
-from sidetune.wire.message import WireError
+from sidetune.wire.message import TooLarge, WireError
 
 log = logging.getLogger("sidetune.serve")
 T = TypeVar("T")
@@ -30,17 +35,26 @@ Packed = dict[Ask, bytes]
 
 
 class Service:
-    """Lives on one event loop. Decoding, encoding and the disk run in `pool`, the backbone on a thread of its own."""
+    """Lives on one event loop. Encoding, the disk and what decodes quickly run in `pool`, what may not in `coders`,
+    each when its caller has its turn in `lane`; the backbone on a thread of its own."""
 
     def __init__(
-        self, worker: Worker, settings: Settings, metrics: Metrics, pool: ThreadPoolExecutor, cache: Cache | None
+        self,
+        worker: Worker,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        pool: ThreadPoolExecutor,
+        coders: Coders,
+        lane: Lane,
+        cache: Cache | None,
     ) -> None:
         self.worker, self.card, self.settings = worker, worker.card, settings
-        self.metrics, self.pool, self.cache = metrics, pool, cache
+        self.metrics, self.pool, self.coders, self.lane, self.cache = metrics, pool, coders, lane, cache
         self.statistics = Statistics(self.card.name)
-        self.flying: dict[tuple[str, Ask], asyncio.Future[bytes]] = {}
+        self.flying: dict[tuple[str, Ask], Flight] = {}
         """By image and ask: what is being computed now."""
-        self.pending = 0
+        self.pending = Shares(settings.queue)
         """Images accepted and not answered."""
         self.pace = 0.0
         """Seconds an image took lately."""
@@ -52,13 +66,20 @@ class Service:
     async def run(self) -> None:
         await self.batcher.run()
 
-    async def answer(self, images: Images, asks: Sequence[Ask]) -> list[Answer]:
-        """Features of every image. Raises WireError naming the image that cannot be read, 503 if too many wait."""
-        if self.pending + len(images) > self.settings.queue:
-            raise busy(f"{self.card.name} has {self.pending} images waiting", self.pending * self.pace)
-        self.pending += len(images)
-        self.queued.set(self.pending)
-        done = await asyncio.gather(*(self.accepted(image, asks) for image in images), return_exceptions=True)
+    async def answer(self, images: Images, asks: Sequence[Ask], caller: str) -> list[Answer]:
+        """Features of every image. Raises WireError naming the image that cannot be read, 503 if too many wait.
+
+        Cancelled, it ends what nobody else waits for.
+        """
+        looks = await self.threaded(lambda: look_at_all(images, self.settings))
+        if not self.pending.take(caller, len(images)):
+            waiting = self.pending.total
+            raise busy(f"{self.card.name} has {waiting} images waiting", waiting * self.pace)
+        self.queued.set(self.pending.total)
+        done = await asyncio.gather(
+            *(self.accepted(image, seen, asks, caller) for image, seen in zip(images, looks, strict=True)),
+            return_exceptions=True,
+        )
         for number, outcome in enumerate(done):
             if isinstance(outcome, WireError):
                 raise WireError(f"image {number}: {outcome}") from outcome
@@ -67,37 +88,53 @@ class Service:
         rows = [row for row in done if not isinstance(row, BaseException)]
         return [Answer(ask=a, shape=self.card.shape(a), data=[row[a] for row in rows]) for a in asks]
 
-    async def accepted(self, picture: Picture, asks: Sequence[Ask]) -> Packed:
+    async def accepted(self, picture: Picture, seen: Look, asks: Sequence[Ask], caller: str) -> Packed:
         try:
-            return await self.image(picture, asks)
+            return await self.image(picture, seen, asks, caller)
         finally:
-            self.pending -= 1
-            self.queued.set(self.pending)
+            self.pending.give_back(caller, 1)
+            self.queued.set(self.pending.total)
 
-    async def image(self, picture: Picture, asks: Sequence[Ask]) -> Packed:
+    async def image(self, picture: Picture, seen: Look, asks: Sequence[Ask], caller: str) -> Packed:
         """One image's features as they travel; what is on its way for another request is waited for."""
         digest = await self.threaded(lambda: digest_of(picture))
-        mine, all_of_it = {}, {}
-        for ask in asks:
-            if (flying := self.flying.get((digest, ask))) is None:
-                flying = self.flying[digest, ask] = mine[ask] = asyncio.get_running_loop().create_future()
-            else:
-                self.count("joined")
-            all_of_it[ask] = flying
+        mine = [ask for ask in dict.fromkeys(asks) if (digest, ask) not in self.flying]
+        self.count("joined", len(asks) - len(mine))
         if mine:
-            await self.fill(picture, digest, mine)
-        return {ask: await asyncio.shield(flying) for ask, flying in all_of_it.items()}
+            flight = Flight({ask: asyncio.get_running_loop().create_future() for ask in mine})
+            self.flying |= {(digest, ask): flight for ask in mine}
+            flight.task = asyncio.create_task(self.fill(picture, seen, digest, flight, caller))
+        flights = {ask: self.flying[digest, ask] for ask in asks}
+        for flight in set(flights.values()):
+            flight.waiting += 1
+        try:
+            return {ask: await asyncio.shield(flight.features[ask]) for ask, flight in flights.items()}
+        finally:
+            for flight in set(flights.values()):
+                flight.waiting -= 1
+                if not flight.waiting:
+                    self.land(digest, flight)
+                    if flight.task is not None and not flight.is_over:
+                        flight.task.cancel()
 
-    async def fill(self, picture: Picture, digest: str, wanted: dict[Ask, asyncio.Future[bytes]]) -> None:
+    def land(self, digest: str, flight: Flight) -> None:
+        """Nobody joins it any more."""
+        for ask in flight.features:
+            if self.flying.get((digest, ask)) is flight:
+                del self.flying[digest, ask]
+
+    async def fill(self, picture: Picture, seen: Look, digest: str, flight: Flight, caller: str) -> None:
         """Set each future to its features, or to what went wrong."""
+        wanted = flight.features
         try:
             found = await self.find(digest, list(wanted))
             missing = [ask for ask in wanted if ask not in found]
             self.count("disk", len(found))
             self.count("computed", len(missing))
-            computed = await self.compute(picture, missing) if missing else {}
+            computed = await self.compute(picture, seen, missing, caller) if missing else {}
             for ask, data in (found | computed).items():
                 wanted[ask].set_result(data)
+            flight.is_over = True
             if computed and self.cache is not None:
                 await self.threaded(lambda: self.keep(digest, computed))
         except BaseException as e:
@@ -108,19 +145,29 @@ class Service:
             if not isinstance(e, Exception):
                 raise
         finally:
-            for ask in wanted:
-                del self.flying[digest, ask]
+            self.land(digest, flight)
 
-    async def compute(self, picture: Picture, asks: Sequence[Ask]) -> Packed:
+    async def prepared(self, picture: Picture, seen: Look, caller: str) -> Tensor:
+        """What the backbone is given, decoded when it is the caller's turn."""
+        most, transform = self.settings.max_pixels, self.worker.transform
+        large = not is_cheap(picture, seen)
+        async with self.lane.turn(caller, seen.pixels, large=large):
+            if not large:
+                return await self.threaded(lambda: transform(decoded(picture, most)))
+            assert not isinstance(picture, np.ndarray)
+            image = await self.coders.decode(picture)
+            return await self.threaded(lambda: transform(image))
+
+    async def compute(self, picture: Picture, seen: Look, asks: Sequence[Ask], caller: str) -> Packed:
         start = time.monotonic()
-        pixels = await self.threaded(lambda: prepare(picture, self.worker.transform, self.settings))
-        decoded = time.monotonic()
-        taps, in_batch = await self.batcher.submit(pixels, tuple(sorted({a.name for a in asks})))
+        pixels = await self.prepared(picture, seen, caller)
+        given = time.monotonic()
+        taps, in_batch = await self.batcher.submit(pixels, tuple(sorted({a.name for a in asks})), caller)
         computed = time.monotonic()
         done = await self.threaded(lambda: {a: packed(taps[a.name], a) for a in asks})
         self.statistics.image(
-            compute_input=decoded - start,
-            queue=computed - decoded - in_batch,
+            compute_input=given - start,
+            queue=computed - given - in_batch,
             compute_infer=in_batch,
             compute_output=time.monotonic() - computed,
         )
@@ -164,6 +211,31 @@ class Service:
 
     def count(self, found: str, number: int = 1) -> None:
         self.metrics.cache.labels(self.card.name, found).inc(number)
+
+
+@dataclass(eq=False)
+class Flight:
+    """An image on its way: what is asked of it, who does it, and how many requests wait for it."""
+
+    features: dict[Ask, asyncio.Future[bytes]]
+    task: asyncio.Task[None] | None = None
+    waiting: int = 0
+    is_over: bool = False
+
+
+def look_at_all(images: Images, settings: Settings) -> list[Look]:
+    """Raises WireError naming an image that is not decoded, TooLarge for more pixels than a request may have."""
+    looks = []
+    for number, image in enumerate(images):
+        try:
+            looks.append(looked_at(image, settings))
+        except WireError as e:
+            raise WireError(f"image {number}: {e}") from e
+    if (pixels := sum(seen.pixels for seen in looks)) > settings.max_request_pixels:
+        raise TooLarge(
+            f"the request's images have {pixels} pixels, at most {settings.max_request_pixels} are decoded; send fewer"
+        )
+    return looks
 
 
 def packed(taps: Tensor, ask: Ask) -> bytes:

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from sidetune.serve.keys import Bucket, read_keys
+from sidetune.serve.keys import Bucket, KeyFile, read_keys
 from sidetune.serve.settings import Settings
 from sidetune.wire.ask import Ask
 from sidetune.wire.infer import build_request
@@ -92,6 +92,33 @@ def test_a_bad_file_of_keys_is_refused_without_showing_them(tmp_path, text, mess
     with pytest.raises(ValueError, match=message) as refused:
         read_keys(path, Settings())
     assert "secret-0123456789" not in str(refused.value) and "secret" not in repr(refused.value.__cause__)
+
+
+def test_keys_are_read_again_when_the_file_changes(keys, caplog):
+    now = [0.0]
+    file = KeyFile(keys, Settings(), clock=lambda: now[0])
+    green = file.find(f"Bearer {GREEN}")
+    green.bucket.take(7)
+    text = keys.read_text()
+
+    def changed(to):
+        keys.write_text(to)
+        now[0] += 2
+
+    changed(text + '[new]\nkey = "another long enough key"\n')
+    assert file.find("Bearer another long enough key").name == "new"
+    assert file.find(f"Bearer {GREEN}").bucket is green.bucket, "a new key pays no debts"
+    changed("not [toml")
+    assert file.find("Bearer another long enough key") is not None and "the keys stay as they were" in caplog.text
+    assert GREEN not in caplog.text
+    changed('[new]\nkey = "another long enough key"\n')
+    assert file.find(f"Bearer {GREEN}") is None, "taken back"
+    keys.unlink()
+    now[0] += 2
+    assert file.find("Bearer another long enough key") is not None
+    keys.write_text(text)
+    now[0] += 0.5
+    assert file.find(f"Bearer {GREEN}") is None, "not looked at yet"
 
 
 def test_keys_do_not_show_when_they_are_printed(keys):

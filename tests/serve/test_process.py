@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sidetune.cli import pair
+from sidetune.cli.serve import readable
 from sidetune.wire.ask import Ask
 from sidetune.wire.infer import build_request, parse_response
 from sidetune.wire.message import HEADER_LENGTH
@@ -76,6 +77,14 @@ def test_tls_and_limits_come_from_the_command_line(weights, tmp_path):
             large = build_request(np.zeros((1, 250, 250, 3), np.uint8), [Ask(k=12)])[0]
             assert client.post("/v2/models/small/infer", content=large).status_code == 400
             assert client.post("/v2/models/small/infer", content=bytes(200_001)).status_code == 413
+
+
+def test_secrets_that_others_can_read_are_told_of(tmp_path):
+    (key := tmp_path / "key.pem").write_text("secret")
+    key.chmod(0o600)
+    assert list(readable(key)) == []
+    key.chmod(0o640)
+    assert list(readable(key)) == [f"others on this machine can read {key}; chmod 600 {key} prevents it"]
 
 
 @pytest.mark.parametrize(

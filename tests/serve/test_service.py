@@ -279,3 +279,55 @@ def test_metrics_count_what_went_on(talk, picture):
 def test_two_backbones_of_one_name_are_refused(talk, worker_of, vit):
     with pytest.raises(ValueError, match="same name"):
         talk(None, worker_of(vit), worker_of(vit))
+
+
+class Held(Worker):
+    """Computes when it is let."""
+
+    def compute(self, images, kind):
+        self.__dict__.setdefault("batches", []).append(len(images))
+        assert self.go.wait(10)
+        return super().compute(images, kind)
+
+
+def test_what_a_caller_that_left_asked_for_is_computed_for_others_alone(talk, picture, worker_of, vit):
+    worker = worker_of(vit, worker=Held)
+    worker.go = threading.Event()
+
+    async def work(client):
+        first = asyncio.create_task(client.infer([picture(0)], [SUM]))  # keeps the backbone busy
+        while not getattr(worker, "batches", []):
+            await asyncio.sleep(0.01)
+        gone, stays = (asyncio.create_task(client.infer([picture(1)], [SUM])) for _ in range(2))
+        alone = asyncio.create_task(client.infer([picture(2)], [SUM]))
+        await asyncio.sleep(0.1)
+        gone.cancel()
+        alone.cancel()
+        await asyncio.gather(gone, alone, return_exceptions=True)
+        worker.go.set()
+        got = [await first, await stays, await client.infer([picture(2)], [SUM])]
+        return got, (await client.get("/metrics")).text
+
+    got, metrics = talk(work, worker, max_delay=0.0)
+    assert all(g["sum.4"].shape == (1, 17, 48) for g in got) and worker.batches == [1, 1, 1]
+    assert count(metrics, "sidetune_queue_images", model="tiny") == 0
+
+
+def test_callers_are_counted_apart_and_their_names_do_not_show(talk, picture, tmp_path):
+    keys = tmp_path / "keys.toml"
+    keys.write_text('[greenhouse]\nkey = "a key of the greenhouse"\n[orchard]\nkey = "a key of the orchard"\n')
+
+    def bearer(name):
+        return {"Authorization": f"Bearer a key of the {name}"}
+
+    async def work(client):
+        for name, number in (("greenhouse", 3), ("orchard", 1)):
+            await client.infer([picture(i) for i in range(number)], [SUM], headers=bearer(name))
+        await client.post(b"{", headers=bearer("orchard"))
+        return (await client.get("/metrics", headers=bearer("orchard"))).text
+
+    metrics = talk(work, keys=keys)
+    lines = [line for line in metrics.splitlines() if line.startswith("sidetune_caller_images_total")]
+    assert sorted(float(line.split()[-1]) for line in lines) == [1, 3]
+    assert count(metrics, "sidetune_caller_requests_total", code="400") == 1
+    assert "greenhouse" not in metrics and "orchard" not in metrics

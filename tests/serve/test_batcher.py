@@ -1,0 +1,117 @@
+"""Batches by themselves: who shares one, who is next, who is left out."""
+
+import asyncio
+
+import pytest
+
+from sidetune.serve.batcher import Batcher
+
+
+class Gate:
+    """A backbone that computes a batch when it is let, and remembers what it was given."""
+
+    def __init__(self):
+        self.batches, self.fails = [], False
+
+    def __call__(self, items, kind):
+        self.batches.append((kind, list(items)))
+        if self.fails:
+            raise RuntimeError("broken")
+        return [f"{item}!" for item in items]
+
+
+def run(work, max_batch=4, max_delay=0.0):
+    async def inside():
+        gate, told = Gate(), []
+        batcher = Batcher(gate, max_batch=max_batch, max_delay=max_delay, on_batch=lambda n, s: told.append(n))
+        try:
+            return await work(batcher, gate, told)
+        finally:
+            batcher.thread.shutdown()
+
+    return asyncio.run(inside())
+
+
+async def put(batcher, *items):
+    """Tasks for items (name, kind, caller), in this order, all waiting."""
+    tasks = [asyncio.create_task(batcher.submit(*item)) for item in items]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def until_done(batcher, tasks):
+    running = asyncio.create_task(batcher.run())
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    return done
+
+
+def test_items_of_one_kind_share_a_batch_in_order_up_to_its_size():
+    async def work(batcher, gate, told):
+        done = await until_done(batcher, await put(batcher, *((i, "a") for i in range(6))))
+        return gate.batches, told, [result for result, _ in done]
+
+    batches, told, results = run(work)
+    assert batches == [("a", [0, 1, 2, 3]), ("a", [4, 5])] and told == [4, 2]
+    assert results == [f"{i}!" for i in range(6)]
+
+
+def test_callers_take_turns_within_a_batch_and_between_batches():
+    async def work(batcher, gate, told):
+        flood = [(f"f{i}", "a", "flood") for i in range(7)]
+        await until_done(batcher, await put(batcher, *flood, ("g0", "a", "guest"), ("g1", "a", "guest")))
+        return gate.batches
+
+    assert run(work) == [("a", ["f0", "g0", "f1", "g1"]), ("a", ["f2", "f3", "f4", "f5"]), ("a", ["f6"])]
+
+
+def test_a_kind_that_only_a_guest_wants_does_not_wait_for_all_of_a_flood():
+    async def work(batcher, gate, told):
+        flood = [(f"f{i}", "a", "flood") for i in range(12)]
+        await until_done(batcher, await put(batcher, *flood, ("g", "b", "guest")))
+        return [kind for kind, _ in gate.batches]
+
+    assert run(work) == ["a", "b", "a", "a"]
+
+
+def test_of_one_caller_the_kind_that_waited_longest_is_next():
+    async def work(batcher, gate, told):
+        await until_done(batcher, await put(batcher, *((i, "xyz"[i % 3]) for i in range(9))))
+        return gate.batches
+
+    assert run(work) == [("x", [0, 3, 6]), ("y", [1, 4, 7]), ("z", [2, 5, 8])]
+
+
+def test_what_nobody_waits_for_any_more_is_not_computed():
+    async def work(batcher, gate, told):
+        tasks = await put(batcher, (0, "a"), (1, "a"), (2, "b"))
+        tasks[0].cancel()
+        tasks[2].cancel()
+        await asyncio.sleep(0)
+        done = await until_done(batcher, tasks)
+        return gate.batches, done[1][0]
+
+    assert run(work) == ([("a", [1])], "1!")
+
+
+def test_a_failure_is_its_batchs_alone():
+    async def work(batcher, gate, told):
+        gate.fails = True
+        failed = await until_done(batcher, await put(batcher, (0, "a"), (1, "a")))
+        return failed, told
+
+    failed, told = run(work)
+    assert [str(e) for e in failed] == ["broken", "broken"] and told == []
+
+
+@pytest.mark.parametrize("num, waits", [(4, False), (3, True)])
+def test_a_full_batch_waits_for_nobody_and_another_for_its_delay(num, waits):
+    async def work(batcher, gate, told):
+        await put(batcher, *((i, "a") for i in range(num)))
+        following = asyncio.create_task(batcher.next_kind())
+        done, _ = await asyncio.wait({following}, timeout=0.02)
+        following.cancel()
+        return not done
+
+    assert run(work, max_delay=30.0) == waits
