@@ -17,13 +17,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sidetune.serve import describe
+from sidetune.serve.bucket import busy
 from sidetune.serve.cache import Cache
 from sidetune.serve.coders import Coders
 from sidetune.serve.intake import Intake, header_length
 from sidetune.serve.keys import Caller, Guard, KeyFile, Keys
 from sidetune.serve.lane import Lane
 from sidetune.serve.metrics import Measured, Metrics
-from sidetune.serve.refusals import Lingering, busy, on_failure, on_refusal
+from sidetune.serve.refusals import Lingering, Waste, on_failure, on_refusal
 from sidetune.serve.service import Service
 from sidetune.serve.settings import Settings
 from sidetune.serve.stage import Stage
@@ -38,6 +39,8 @@ from sidetune.wire.metadata import VERSION
 T = TypeVar("T")
 JSON_BYTES = 24
 """Of a number in an answer in JSON, at most."""
+LEFT = 4 * 2**20
+"""What a request counts among those that were refused, in bytes, whose caller did not wait for the answer."""
 SHORT_BODY = 2**16
 """Bytes of a request that is not for features, at most."""
 
@@ -50,6 +53,7 @@ class Serving:
         self.metrics = Metrics()
         self.intake = Intake(settings.max_receiving, settings.body_timeout)
         self.pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="images")
+        self.waste = Waste()
         self.lane = Lane(settings.workers, settings.max_decoding)
         self.services: dict[str, Service] = {}
         self.stage = Stage()
@@ -118,7 +122,9 @@ class Serving:
         service = self.find(request)
         caller: Caller = request.state.caller
         who = caller.name if caller.has_key or request.client is None else request.client.host
+        request.state.who = who
         caller.bucket.check()
+        self.waste.check(who)
         length = header_length(request)
         try:
             with service.statistics.request():
@@ -134,6 +140,7 @@ class Serving:
         except WireError as e:
             raise HTTPException(413 if isinstance(e, TooLarge) else 400, str(e)) from None
         except ClientDisconnect:
+            self.waste.add(who, LEFT)
             return Response(status_code=400)  # nobody hears it
 
     def check(self, service: Service, wanted: Wanted) -> tuple[Ask, ...]:
@@ -214,7 +221,7 @@ def create_app(
     app = Starlette(
         routes=routes(serving),
         middleware=[
-            Middleware(Lingering),
+            Middleware(Lingering, waste=serving.waste),
             Middleware(Measured, metrics=serving.metrics),
             Middleware(Guard, keys=keys),
         ],

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 MOST_TURNS = 4096
+LATELY = 5.0
+"""Seconds for which somebody who was served counts as one who asks."""
+FORGETTING, FIRST_GUESS = 0.95, 4
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -23,12 +26,35 @@ class Waiting(Generic[Item, Result]):
     answer: asyncio.Future[tuple[Result, float]]
 
 
+class Pace:
+    """Seconds of a pass as a + b n by its number of items, fitted to the last ones by least squares."""
+
+    def __init__(self) -> None:
+        self.sums: tuple[float, ...] = (0.0,) * 5
+
+    def add(self, n: int, seconds: float) -> None:
+        now = (1.0, n, seconds, n * n, n * seconds)
+        self.sums = tuple(FORGETTING * old + new for old, new in zip(self.sums, now, strict=True))
+
+    def of_twice_one(self) -> int:
+        """How many items take at most twice as long as one; a guess as long as passes were all of one size."""
+        w, n, s, nn, ns = self.sums
+        spread = w * nn - n * n
+        if spread <= 1e-6 * (w * nn + 1):
+            return FIRST_GUESS
+        b = max((w * ns - n * s) / spread, 1e-9)
+        a = max(s / w - b * n / w, 0.0)
+        return int(min(2 + a / b, MOST_TURNS))
+
+
 class Batcher(Generic[Item, Result]):
     """Gathers items of one kind while the last batch computes, and a little longer, and computes them on one thread.
 
     Items that want different things (`kind`) never share a batch. Callers take turns: the kind is next that somebody
     wants whose last turn was longest ago, among these the one whose first item waited longest, and a batch takes an
-    item of each of its callers before it takes another. Items that nobody waits for any more are left out.
+    item of each of its callers before it takes another. Items that nobody waits for any more are left out. While
+    several callers ask, a pass takes at most about twice as long as one of a single item: where many together take as
+    long as one after the other, none waits for all of another's.
     """
 
     def __init__(
@@ -44,6 +70,9 @@ class Batcher(Generic[Item, Result]):
         self.turns: dict[str, int] = {}
         """Of callers that wait or waited lately, the number of the batch that was last theirs."""
         self.number = 0
+        self.pace = Pace()
+        self.guests: dict[str, float] = {}
+        """When callers were last served."""
         self.arrived = asyncio.Event()
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="backbone")
 
@@ -74,13 +103,19 @@ class Batcher(Generic[Item, Result]):
                 continue
             kind = min(self.waiting, key=lambda k: (self.last_turn(k), self.since(k)))
             left = self.since(kind) + self.max_delay - time.monotonic()
-            if left <= 0 or sum(map(len, self.waiting[kind].values())) >= self.max_batch:
+            if left <= 0 or sum(map(len, self.waiting[kind].values())) >= self.most(self.waiting[kind]):
                 return kind
             try:
                 async with asyncio.timeout(left):
                     await self.arrived.wait()
             except TimeoutError:
                 pass
+
+    def most(self, callers: Iterable[str]) -> int:
+        """Items of the next batch, at most."""
+        now = time.monotonic()
+        lately = {caller for caller, at in self.guests.items() if now - at < LATELY}
+        return self.max_batch if len(lately | set(callers)) < 2 else min(self.pace.of_twice_one(), self.max_batch)
 
     def last_turn(self, kind: Hashable) -> int:
         return min(self.turns.get(caller, -1) for caller in self.waiting[kind])
@@ -94,8 +129,10 @@ class Batcher(Generic[Item, Result]):
         batch: list[Waiting[Item, Result]] = []
         if len(self.turns) > MOST_TURNS:
             self.turns.clear()
+            self.guests.clear()
         order = deque(sorted(queues, key=lambda caller: self.turns.get(caller, -1)))
-        while order and len(batch) < self.max_batch:
+        most = self.most(queues)
+        while order and len(batch) < most:
             caller = order.popleft()
             entry = queues[caller].popleft()
             if queues[caller]:
@@ -104,7 +141,7 @@ class Batcher(Generic[Item, Result]):
                 del queues[caller]
             if not entry.answer.done():
                 batch.append(entry)
-                self.turns[caller] = self.number
+                self.turns[caller], self.guests[caller] = self.number, time.monotonic()
         self.number += 1
         if not queues:
             del self.waiting[kind]
@@ -121,6 +158,7 @@ class Batcher(Generic[Item, Result]):
                     b.answer.set_exception(e)
             return
         seconds = time.monotonic() - start
+        self.pace.add(len(batch), seconds)
         for b, result in zip(batch, results, strict=True):
             if not b.answer.done():
                 b.answer.set_result((result, seconds))

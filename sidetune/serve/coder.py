@@ -17,8 +17,6 @@ from sidetune.serve.decoding import decoded
 from sidetune.wire.message import WireError
 
 PAIR = struct.Struct("<QQ")
-NICENESS = 5
-"""The backbone and the answers of others come first."""
 MEMORY = 3 * 2**30
 """Bytes of address space; of 32 million pixels with transparency, decoding takes about a fifth."""
 
@@ -40,7 +38,6 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 def main() -> None:
-    os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to everyone; the service ends this one
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     answers = os.fdopen(os.dup(1), "wb")

@@ -18,6 +18,10 @@ from sidetune.wire.message import WireError
 COMMAND = (sys.executable, "-m", "sidetune.serve.coder")
 
 
+NICENESS = 10
+"""The backbone and the answers of others come first."""
+
+
 class Coders:
     """Lives on one event loop. A process is started when it is first needed, and again after it was killed."""
 
@@ -42,10 +46,10 @@ class Coders:
             async with asyncio.timeout(self.timeout):
                 return await asyncio.shield(work)
         except TimeoutError:
-            coder.kill()
+            loop.run_in_executor(None, coder.kill)  # which may wait for a process that is being started
             raise WireError(f"it takes longer than {self.timeout:g} s to decode") from None
         except asyncio.CancelledError:
-            coder.kill()
+            loop.run_in_executor(None, coder.kill)
             raise
 
     def let_go(self, coder: Coder, work: asyncio.Future[Image.Image]) -> None:
@@ -83,6 +87,8 @@ class Coder:
                     stdout=subprocess.PIPE,
                     env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
                 )
+                with suppress(OSError):
+                    os.setpriority(os.PRIO_PROCESS, self.process.pid, NICENESS)
             return self.process
 
     def decode(self, data: bytes | memoryview, max_pixels: int) -> Image.Image:

@@ -98,6 +98,9 @@ class Connection(HttpToolsProtocol):
             self.thrown_away += len(data)
             if self.thrown_away > DRAIN_BYTES:
                 self.transport.abort()
+            elif self.crumbs_due is None:  # what nobody reads has time
+                self.transport.pause_reading()
+                self.crumbs_due = self.loop.call_later(CRUMB_PAUSE, self.read_on)
             return
         self.slow_down(len(data))
         self.unparsed = memoryview(bytes(self.unparsed) + data if self.unparsed else data)

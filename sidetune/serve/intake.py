@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from sidetune.serve.bucket import busy
 from sidetune.serve.inflate import CODINGS, collect, count, inflate
 from sidetune.serve.lane import Shares
-from sidetune.serve.refusals import busy
 from sidetune.wire.message import HEADER_LENGTH
 
 TYPES = ("application/json", "application/octet-stream", "")

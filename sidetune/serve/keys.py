@@ -22,7 +22,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sidetune.serve.refusals import busy, error
+from sidetune.serve.bucket import Bucket
+from sidetune.serve.refusals import error
 from sidetune.serve.settings import Settings
 
 log = logging.getLogger("sidetune.serve")
@@ -33,31 +34,6 @@ OPEN = ("/v2/health/live", "/v2/health/ready")
 """What whoever looks after the machine asks; tells no more than that the service runs."""
 ANYONE = "anyone"
 FIELDS = {"key": str, "rate": (int, float), "max_body": int}
-
-
-@dataclass(kw_only=True)
-class Bucket:
-    """Images that may be asked for: `rate` a second, saved up for `burst` seconds; a large request goes into debt."""
-
-    rate: float
-    burst: float = 10.0
-    clock: Callable[[], float] = time.monotonic
-    level: float = field(init=False)
-    seen: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.level, self.seen = self.rate * self.burst, self.clock()
-
-    def check(self) -> None:
-        """Raises 429 while in debt."""
-        now = self.clock()
-        self.level = min(self.level + self.rate * (now - self.seen), self.rate * self.burst)
-        self.seen = now
-        if self.rate and self.level < 0:
-            raise busy(f"more than {self.rate:g} images a second were asked for", -self.level / self.rate, 429)
-
-    def take(self, images: int) -> None:
-        self.level -= images
 
 
 @dataclass(frozen=True, kw_only=True)

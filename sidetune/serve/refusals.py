@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import math
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sidetune.serve.bucket import Bucket, busy
 from sidetune.wire.infer import build_error
 
 DRAIN_SECONDS, DRAIN_BYTES = 2.0, 64 * 2**20
-
-
-def busy(message: str, seconds: float, status: int = 503) -> HTTPException:
-    """A refusal that names when to come again: 503 if all callers are too many, 429 if this one is."""
-    return HTTPException(status, message, headers={"Retry-After": str(min(max(math.ceil(seconds), 1), 60))})
+PASS_SECONDS, PASS_PAUSE = 5.0, 0.003
+"""How long the rest of a refused body may take, and what is waited behind each piece of it: others come first."""
+WASTE_RATE, WASTE_SAVED = 16 * 2**20, 4.0
+"""Bytes a second of refused requests that a caller may send, saved up for so many seconds."""
+PACKED = 100
+"""What a compressed body counts in place of one."""
+MOST_WASTERS = 4096
 
 
 def error(message: str, status: int, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -34,30 +36,49 @@ async def on_failure(request: Request, exc: Exception) -> JSONResponse:
     return error("the service failed on this request", 500)
 
 
+class Waste:
+    """What callers sent that was refused; who sends much of it is refused before it is read."""
+
+    def __init__(self) -> None:
+        self.buckets: dict[str, Bucket] = {}
+
+    def check(self, who: str) -> None:
+        """Raises 429 for a caller in debt."""
+        if (bucket := self.buckets.get(who)) is not None and (seconds := bucket.debt()) > 0:
+            raise busy("too much was sent that had to be refused", seconds, 429)
+
+    def add(self, who: str, size: int) -> None:
+        if len(self.buckets) > MOST_WASTERS:
+            self.buckets.clear()
+        self.buckets.setdefault(who, Bucket(rate=WASTE_RATE, burst=WASTE_SAVED)).take(size)
+
+
 class Lingering:
     """Answers with an error before all of the body came: says so at once, then lets the rest pass by for a moment.
 
     Closing a connection with unread bytes resets it, and the caller would see that in place of the answer.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, waste: Waste) -> None:
+        self.app, self.waste = app, waste
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = dict(scope["headers"])
         unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
-        linger = False
+        linger, size, status = False, 0, 0
 
         async def received() -> Message:
-            nonlocal unread
+            nonlocal unread, size
             message = await receive()
+            size += len(message.get("body", b""))
             unread = unread and message.get("more_body", False)
             return message
 
         async def sent(message: Message) -> None:
-            nonlocal linger
+            nonlocal linger, status
+            status = message.get("status", status)
             if message["type"] == "http.response.start" and unread and message["status"] >= 400:
                 linger = b"expect" not in headers
                 message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
@@ -69,17 +90,20 @@ class Lingering:
             await send({"type": "http.response.body"})
 
         await self.app(scope, received, sent)
+        if 400 <= status < 500 and status != 429 and (who := scope.get("state", {}).get("who")) is not None:
+            self.waste.add(who, size * (PACKED if b"content-encoding" in headers else 1))
 
 
 async def pass_by(receive: Receive) -> None:
     """Let a body come in and forget it, within limits of time and size."""
     size = 0
     try:
-        async with asyncio.timeout(DRAIN_SECONDS):
+        async with asyncio.timeout(PASS_SECONDS):
             while size < DRAIN_BYTES:
                 message = await receive()
                 size += len(message.get("body", b""))
                 if not message.get("more_body", False):
                     return
+                await asyncio.sleep(PASS_PAUSE)
     except TimeoutError:
         pass

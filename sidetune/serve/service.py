@@ -14,13 +14,13 @@ import numpy as np
 from torch import Tensor
 
 from sidetune.serve.batcher import Batcher
+from sidetune.serve.bucket import busy
 from sidetune.serve.cache import Cache
 from sidetune.serve.coders import Coders
 from sidetune.serve.decoding import Picture, decoded, digest_of, is_cheap, looked_at
 from sidetune.serve.lane import Lane, Shares
 from sidetune.serve.look import Look
 from sidetune.serve.metrics import Metrics
-from sidetune.serve.refusals import busy
 from sidetune.serve.settings import Settings
 from sidetune.serve.statistics import Statistics
 from sidetune.serve.worker import Taps, Worker, as_array
@@ -108,7 +108,11 @@ class Service:
         for flight in set(flights.values()):
             flight.waiting += 1
         try:
-            return {ask: await asyncio.shield(flight.features[ask]) for ask, flight in flights.items()}
+            done = {ask: await asyncio.shield(flight.features[ask]) for ask, flight in flights.items()}
+            for flight in {flights[ask] for ask in mine}:
+                assert flight.task is not None
+                await asyncio.shield(flight.task)  # until it is on disk
+            return done
         finally:
             for flight in set(flights.values()):
                 flight.waiting -= 1

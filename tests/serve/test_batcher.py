@@ -1,10 +1,11 @@
 """Batches by themselves: who shares one, who is next, who is left out."""
 
 import asyncio
+import time
 
 import pytest
 
-from sidetune.serve.batcher import Batcher
+from sidetune.serve.batcher import Batcher, Pace
 
 
 class Gate:
@@ -63,7 +64,30 @@ def test_callers_take_turns_within_a_batch_and_between_batches():
         await until_done(batcher, await put(batcher, *flood, ("g0", "a", "guest"), ("g1", "a", "guest")))
         return gate.batches
 
-    assert run(work) == [("a", ["f0", "g0", "f1", "g1"]), ("a", ["f2", "f3", "f4", "f5"]), ("a", ["f6"])]
+    batches = run(work)
+    assert batches[0] == ("a", ["f0", "g0", "f1", "g1"])
+    assert [item for _, batch in batches for item in batch][4:] == ["f2", "f3", "f4", "f5", "f6"]
+
+
+@pytest.mark.parametrize("one, each, most", [(0.01, 0.01, 2), (0.1, 0.001, 102), (0.02, 0.01, 4)])
+def test_as_many_share_a_pass_with_others_as_take_twice_as_long_as_one(one, each, most):
+    pace = Pace()
+    for n in (4, 1, 7, 2, 3):
+        pace.add(n, one - each + 1e-6 + each * n if one > each else each * n)
+    assert abs(pace.of_twice_one() - most) <= 1
+
+
+def test_without_guests_batches_are_full_and_with_them_short():
+    async def work(batcher, gate, told):
+        for n in (1, 2, 4, 8, 3):
+            batcher.pace.add(n, 0.01 * n)
+        alone = batcher.most(["a"])
+        batcher.guests["b"] = time.monotonic()
+        shared, unserved = batcher.most(["a"]), batcher.most(["a", "c"])
+        batcher.guests["b"] -= 60
+        return alone, shared, unserved, batcher.most(["a"])
+
+    assert run(work, max_batch=32) == (32, 2, 2, 32)
 
 
 def test_a_kind_that_only_a_guest_wants_does_not_wait_for_all_of_a_flood():
@@ -72,7 +96,7 @@ def test_a_kind_that_only_a_guest_wants_does_not_wait_for_all_of_a_flood():
         await until_done(batcher, await put(batcher, *flood, ("g", "b", "guest")))
         return [kind for kind, _ in gate.batches]
 
-    assert run(work) == ["a", "b", "a", "a"]
+    assert run(work)[:2] == ["a", "b"]
 
 
 def test_of_one_caller_the_kind_that_waited_longest_is_next():

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from sidetune.serve import connection
 from sidetune.serve.doors import origin
-from sidetune.serve.refusals import Lingering
+from sidetune.serve.refusals import Lingering, Waste
 from sidetune.serve.server import Server, bind, configure
 from sidetune.serve.settings import Settings
 
@@ -55,7 +55,7 @@ def started(cert=None, key=None, **settings):
     """A small app under the service's own connections: its server, the thread it runs in and its address."""
     paths = (("/", echo), ("/large", large), ("/no", refuse), ("/wait", wait), ("/early", early))
     app = Starlette(routes=[Route(p, f, methods=["GET", "POST"]) for p, f in paths])
-    app.add_middleware(Lingering)
+    app.add_middleware(Lingering, waste=Waste())
     limits, sockets = Settings(**{"drain_timeout": 0, **settings}), bind("127.0.0.1", 0)
     sockets[0].listen(100)
     sockets[0].setblocking(False)

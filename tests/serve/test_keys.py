@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from sidetune.serve.keys import Bucket, KeyFile, read_keys
+from sidetune.serve.bucket import Bucket
+from sidetune.serve.keys import KeyFile, read_keys
 from sidetune.serve.settings import Settings
 from sidetune.wire.ask import Ask
 from sidetune.wire.infer import build_request
