@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="verbs, with commas between")
+    parser.add_argument("--only", help="verbs, with commas between; the others stay as they were in the file")
     given = parser.parse_args()
     rng, table = random.Random(given.seed), {}
     with tempfile.TemporaryDirectory() as name:
@@ -166,8 +166,10 @@ def main() -> None:
                 print(f"{verb}: {table[verb]}", flush=True)
                 remove(killed)
                 remove(whole)
-    result = {"kind": "kills", **birth_certificate(), "seed": given.seed, "verbs": table}
-    (RESULTS / "kills.json").write_text(json.dumps(result, indent=1) + "\n")
+    file = RESULTS / "kills.json"
+    before = json.loads(file.read_text())["verbs"] if given.only and file.exists() else {}
+    result = {"kind": "kills", **birth_certificate(), "seed": given.seed, "verbs": {**before, **table}}
+    file.write_text(json.dumps(result, indent=1) + "\n")
     sys.exit(any(row["different"] or row["files_left"] for row in table.values()))
 
 
