@@ -9,6 +9,7 @@ from jaxtyping import install_import_hook
 with install_import_hook(["sidetune.tasks", "sidetune.backbones.prefix", "sidetune.model"], "beartype.beartype"):
     import sidetune.model  # noqa: F401
 
+import hypothesis
 import numpy as np
 import pytest
 import timm
@@ -19,7 +20,11 @@ from sidetune.backbones import Backbone, open_backbone
 from sidetune.data.samples import Samples
 from sidetune.seam.taps import Need, Tap
 
-pytest_plugins = ["services"]
+pytest_plugins = ["services", "faulty_disk"]
+
+# The same examples each time, nothing kept between runs, no clock.
+hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None, max_examples=30)
+hypothesis.settings.load_profile("same")
 
 torch.set_num_threads(1)  # `make test` runs two workers
 
