@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,20 +19,22 @@ from sidetune.serve import describe
 from sidetune.serve.bucket import busy
 from sidetune.serve.cache import Cache
 from sidetune.serve.coders import Coders
+from sidetune.serve.hands import Hands
 from sidetune.serve.intake import Intake, header_length
 from sidetune.serve.keys import Caller, Guard, KeyFile, Keys
 from sidetune.serve.lane import Lane
 from sidetune.serve.metrics import Measured, Metrics
-from sidetune.serve.refusals import Lingering, Waste, on_failure, on_refusal
+from sidetune.serve.refusals import Lingering, on_failure, on_refusal
 from sidetune.serve.service import Service
 from sidetune.serve.settings import Settings
 from sidetune.serve.stage import Stage
+from sidetune.serve.waste import Waste
 from sidetune.serve.worker import Worker
 from sidetune.wire.ask import Ask
 from sidetune.wire.codec import num_bytes
 from sidetune.wire.infer import Answer, build_response, check_json, parse_request
 from sidetune.wire.infer import Request as Wanted
-from sidetune.wire.message import HEADER_LENGTH, TooLarge, WireError, read_json
+from sidetune.wire.message import HEADER_LENGTH, MAX_HEADER, TooLarge, WireError, read_json
 from sidetune.wire.metadata import VERSION
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class Serving:
         self.workers, self.settings, self.cache_folder = workers, settings, cache
         self.metrics = Metrics()
         self.intake = Intake(settings.max_receiving, settings.body_timeout)
-        self.pool = ThreadPoolExecutor(settings.workers, thread_name_prefix="images")
+        self.hands = Hands(settings.workers)
         self.waste = Waste()
         self.lane = Lane(settings.workers, settings.max_decoding)
         self.services: dict[str, Service] = {}
@@ -65,8 +66,9 @@ class Serving:
         limits = self.settings
         coders = Coders(limits.workers, timeout=limits.decode_timeout, max_pixels=limits.max_pixels)
         for worker in self.workers:
-            service = Service(worker, limits, self.metrics, pool=self.pool, coders=coders, lane=self.lane, cache=cache)
-            self.services[worker.card.name] = service
+            self.services[worker.card.name] = Service(
+                worker, limits, self.metrics, hands=self.hands, coders=coders, lane=self.lane, cache=cache
+            )
         tasks = [asyncio.create_task(s.run()) for s in self.services.values()]
         yield
         self.services = {}
@@ -74,7 +76,7 @@ class Serving:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         coders.close()
-        self.pool.shutdown()
+        self.hands.close()
         if cache is not None:
             cache.close()
 
@@ -124,19 +126,19 @@ class Serving:
         who = caller.name if caller.has_key or request.client is None else request.client.host
         request.state.who = who
         caller.bucket.check()
-        self.waste.check(who)
         length = header_length(request)
+        limit = caller.max_body if length is not None else min(caller.max_body, MAX_HEADER)
+        await self.waste.passed(who)
         try:
             with service.statistics.request():
-                async with self.intake.body(request, caller.max_body, who) as body:
-                    wanted = await self.threaded(
-                        lambda: parse_request(memoryview(body), length, self.settings.max_images)
-                    )
+                async with self.intake.body(request, limit, who) as body:
+                    most = self.settings.max_images
+                    wanted = await self.hands.do(lambda: parse_request(memoryview(body), length, most), who)
                     asks = self.check(service, wanted)
                     caller.bucket.take(len(wanted.images))
                     self.metrics.caller_images.labels(service.card.name, caller.label).inc(len(wanted.images))
                     answers = await while_heard(request, service.answer(wanted.images, asks, who))
-                    return await self.threaded(lambda: respond(service, answers, wanted))
+                    return await self.hands.do(lambda: respond(service, answers, wanted), who)
         except WireError as e:
             raise HTTPException(413 if isinstance(e, TooLarge) else 400, str(e)) from None
         except ClientDisconnect:
@@ -177,9 +179,6 @@ class Serving:
             raise HTTPException(404, f"{name} has no version {version[:80]!r}; it has version {VERSION} alone")
         request.state.model = name
         return self.services[name]
-
-    async def threaded(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
 
 async def while_heard(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -13,7 +13,10 @@ from typing import Generic, TypeVar
 MOST_TURNS = 4096
 LATELY = 5.0
 """Seconds for which somebody who was served counts as one who asks."""
-FORGETTING, FIRST_GUESS = 0.95, 4
+SHORT = 1.5
+"""Times as long as a pass of one item one may take while several callers ask: who comes at the worst moment waits for
+one and is in another, three times what it takes alone."""
+FORGETTING, FIRST_GUESS = 0.95, 2
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -36,15 +39,15 @@ class Pace:
         now = (1.0, n, seconds, n * n, n * seconds)
         self.sums = tuple(FORGETTING * old + new for old, new in zip(self.sums, now, strict=True))
 
-    def of_twice_one(self) -> int:
-        """How many items take at most twice as long as one; a guess as long as passes were all of one size."""
+    def short(self) -> int:
+        """How many items take at most SHORT times as long as one; a guess as long as passes were all of one size."""
         w, n, s, nn, ns = self.sums
         spread = w * nn - n * n
         if spread <= 1e-6 * (w * nn + 1):
             return FIRST_GUESS
         b = max((w * ns - n * s) / spread, 1e-9)
         a = max(s / w - b * n / w, 0.0)
-        return int(min(2 + a / b, MOST_TURNS))
+        return int(min(SHORT + (SHORT - 1) * a / b, MOST_TURNS))
 
 
 class Batcher(Generic[Item, Result]):
@@ -53,8 +56,8 @@ class Batcher(Generic[Item, Result]):
     Items that want different things (`kind`) never share a batch. Callers take turns: the kind is next that somebody
     wants whose last turn was longest ago, among these the one whose first item waited longest, and a batch takes an
     item of each of its callers before it takes another. Items that nobody waits for any more are left out. While
-    several callers ask, a pass takes at most about twice as long as one of a single item: where many together take as
-    long as one after the other, none waits for all of another's.
+    several callers ask, a pass takes little longer than one of a single item: where many together take as long as one
+    after the other, none waits for all of another's.
     """
 
     def __init__(
@@ -115,7 +118,7 @@ class Batcher(Generic[Item, Result]):
         """Items of the next batch, at most."""
         now = time.monotonic()
         lately = {caller for caller, at in self.guests.items() if now - at < LATELY}
-        return self.max_batch if len(lately | set(callers)) < 2 else min(self.pace.of_twice_one(), self.max_batch)
+        return self.max_batch if len(lately | set(callers)) < 2 else min(self.pace.short(), self.max_batch)
 
     def last_turn(self, kind: Hashable) -> int:
         return min(self.turns.get(caller, -1) for caller in self.waiting[kind])

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from sidetune.serve.bucket import busy
 from sidetune.serve.inflate import CODINGS, collect, count, inflate
 from sidetune.serve.lane import Shares
-from sidetune.wire.message import HEADER_LENGTH
+from sidetune.wire.message import HEADER_LENGTH, MAX_HEADER
 
 TYPES = ("application/json", "application/octet-stream", "")
 
@@ -73,7 +73,11 @@ class Intake:
 
 
 def too_large(limit: int) -> HTTPException:
-    return HTTPException(413, f"the request has more than the {limit} bytes allowed; send fewer images at once")
+    return HTTPException(
+        413,
+        f"the request has more than the {limit} bytes allowed; send fewer images at once"
+        + (", and as bytes rather than in JSON" if limit == MAX_HEADER else ""),
+    )
 
 
 def header_length(request: Request) -> int | None:

@@ -9,17 +9,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sidetune.serve.bucket import Bucket, busy
+from sidetune.serve.waste import Waste
 from sidetune.wire.infer import build_error
 
 DRAIN_SECONDS, DRAIN_BYTES = 2.0, 64 * 2**20
 PASS_SECONDS, PASS_PAUSE = 5.0, 0.003
 """How long the rest of a refused body may take, and what is waited behind each piece of it: others come first."""
-WASTE_RATE, WASTE_SAVED = 16 * 2**20, 4.0
-"""Bytes a second of refused requests that a caller may send, saved up for so many seconds."""
 PACKED = 100
 """What a compressed body counts in place of one."""
-MOST_WASTERS = 4096
 
 
 def error(message: str, status: int, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -34,23 +31,6 @@ async def on_refusal(request: Request, exc: Exception) -> JSONResponse:
 async def on_failure(request: Request, exc: Exception) -> JSONResponse:
     """What went wrong is in the service's log; the caller learns that it was not its fault."""
     return error("the service failed on this request", 500)
-
-
-class Waste:
-    """What callers sent that was refused; who sends much of it is refused before it is read."""
-
-    def __init__(self) -> None:
-        self.buckets: dict[str, Bucket] = {}
-
-    def check(self, who: str) -> None:
-        """Raises 429 for a caller in debt."""
-        if (bucket := self.buckets.get(who)) is not None and (seconds := bucket.debt()) > 0:
-            raise busy("too much was sent that had to be refused", seconds, 429)
-
-    def add(self, who: str, size: int) -> None:
-        if len(self.buckets) > MOST_WASTERS:
-            self.buckets.clear()
-        self.buckets.setdefault(who, Bucket(rate=WASTE_RATE, burst=WASTE_SAVED)).take(size)
 
 
 class Lingering:
@@ -90,7 +70,11 @@ class Lingering:
             await send({"type": "http.response.body"})
 
         await self.app(scope, received, sent)
-        if 400 <= status < 500 and status != 429 and (who := scope.get("state", {}).get("who")) is not None:
+        if (who := scope.get("state", {}).get("who")) is None:
+            return
+        if status == 200:
+            self.waste.served(who)
+        elif 400 <= status < 500 and status != 429:
             self.waste.add(who, size * (PACKED if b"content-encoding" in headers else 1))
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -18,6 +16,7 @@ from sidetune.serve.bucket import busy
 from sidetune.serve.cache import Cache
 from sidetune.serve.coders import Coders
 from sidetune.serve.decoding import Picture, decoded, digest_of, is_cheap, looked_at
+from sidetune.serve.hands import Hands
 from sidetune.serve.lane import Lane, Shares
 from sidetune.serve.look import Look
 from sidetune.serve.metrics import Metrics
@@ -30,13 +29,12 @@ from sidetune.wire.infer import Answer, Images, pack_image
 from sidetune.wire.message import TooLarge, WireError
 
 log = logging.getLogger("sidetune.serve")
-T = TypeVar("T")
 Packed = dict[Ask, bytes]
 
 
 class Service:
-    """Lives on one event loop. Encoding, the disk and what decodes quickly run in `pool`, what may not in `coders`,
-    each when its caller has its turn in `lane`; the backbone on a thread of its own."""
+    """Lives on one event loop. Encoding, the disk and what decodes quickly are done by `hands`, what may not by
+    `coders`; pixels are rationed in `lane`, and callers take turns in each. The backbone has a thread of its own."""
 
     def __init__(
         self,
@@ -44,13 +42,13 @@ class Service:
         settings: Settings,
         metrics: Metrics,
         *,
-        pool: ThreadPoolExecutor,
+        hands: Hands,
         coders: Coders,
         lane: Lane,
         cache: Cache | None,
     ) -> None:
         self.worker, self.card, self.settings = worker, worker.card, settings
-        self.metrics, self.pool, self.coders, self.lane, self.cache = metrics, pool, coders, lane, cache
+        self.metrics, self.hands, self.coders, self.lane, self.cache = metrics, hands, coders, lane, cache
         self.statistics = Statistics(self.card.name)
         self.flying: dict[tuple[str, Ask], Flight] = {}
         """By image and ask: what is being computed now."""
@@ -71,7 +69,7 @@ class Service:
 
         Cancelled, it ends what nobody else waits for.
         """
-        looks = await self.threaded(lambda: look_at_all(images, self.settings))
+        looks = await self.hands.do(lambda: look_at_all(images, self.settings), caller)
         if not self.pending.take(caller, len(images)):
             waiting = self.pending.total
             raise busy(f"{self.card.name} has {waiting} images waiting", waiting * self.pace)
@@ -97,7 +95,7 @@ class Service:
 
     async def image(self, picture: Picture, seen: Look, asks: Sequence[Ask], caller: str) -> Packed:
         """One image's features as they travel; what is on its way for another request is waited for."""
-        digest = await self.threaded(lambda: digest_of(picture))
+        digest = await self.hands.do(lambda: digest_of(picture), caller)
         mine = [ask for ask in dict.fromkeys(asks) if (digest, ask) not in self.flying]
         self.count("joined", len(asks) - len(mine))
         if mine:
@@ -131,7 +129,7 @@ class Service:
         """Set each future to its features, or to what went wrong."""
         wanted = flight.features
         try:
-            found = await self.find(digest, list(wanted))
+            found = await self.find(digest, list(wanted), caller)
             missing = [ask for ask in wanted if ask not in found]
             self.count("disk", len(found))
             self.count("computed", len(missing))
@@ -140,7 +138,7 @@ class Service:
                 wanted[ask].set_result(data)
             flight.is_over = True
             if computed and self.cache is not None:
-                await self.threaded(lambda: self.keep(digest, computed))
+                await self.hands.do(lambda: self.keep(digest, computed), caller)
         except BaseException as e:
             for future in wanted.values():
                 if not future.done():
@@ -157,10 +155,10 @@ class Service:
         large = not is_cheap(picture, seen)
         async with self.lane.turn(caller, seen.pixels, large=large):
             if not large:
-                return await self.threaded(lambda: transform(decoded(picture, most)))
+                return await self.hands.do(lambda: transform(decoded(picture, most)), caller)
             assert not isinstance(picture, np.ndarray)
             image = await self.coders.decode(picture)
-            return await self.threaded(lambda: transform(image))
+            return await self.hands.do(lambda: transform(image), caller)
 
     async def compute(self, picture: Picture, seen: Look, asks: Sequence[Ask], caller: str) -> Packed:
         start = time.monotonic()
@@ -168,7 +166,7 @@ class Service:
         given = time.monotonic()
         taps, in_batch = await self.batcher.submit(pixels, tuple(sorted({a.name for a in asks})), caller)
         computed = time.monotonic()
-        done = await self.threaded(lambda: {a: packed(taps[a.name], a) for a in asks})
+        done = await self.hands.do(lambda: {a: packed(taps[a.name], a) for a in asks}, caller)
         self.statistics.image(
             compute_input=given - start,
             queue=computed - given - in_batch,
@@ -177,11 +175,11 @@ class Service:
         )
         return done
 
-    async def find(self, digest: str, asks: Sequence[Ask]) -> Packed:
+    async def find(self, digest: str, asks: Sequence[Ask], caller: str) -> Packed:
         if self.cache is None:
             return {}
         start = time.monotonic()
-        found = await self.threaded(lambda: self.look_up(digest, asks))
+        found = await self.hands.do(lambda: self.look_up(digest, asks), caller)
         self.statistics.looked_up(len(found), len(asks), time.monotonic() - start)
         return found
 
@@ -203,9 +201,6 @@ class Service:
     def key(self, digest: str, ask: Ask) -> str:
         """Under which features are kept: it changes with all that changes them."""
         return f"{self.card.fingerprint} {digest} {ask.name} {ask.precision} {ask.compression}"
-
-    async def threaded(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
     def on_batch(self, images: int, seconds: float) -> None:
         self.statistics.batch(images, seconds)

@@ -128,7 +128,7 @@ def test_packed_json_is_bounded_as_plain_json_is(talk):
     large = json.dumps({"inputs": [], "id": "x" * 5 * MIB}).encode()
     for body, headers in ((large, {}), (gzip.compress(large), {"Content-Encoding": "gzip"})):
         answer = talk(lambda c, body=body, headers=headers: c.post(body, headers=headers))
-        assert answer.status_code == 413 and "at most 4194304 are allowed" in answer.json()["error"]
+        assert answer.status_code == 413 and "more than the 4194304 bytes allowed" in answer.json()["error"]
 
 
 def test_a_body_that_is_not_in_the_coding_it_claims_is_a_fault_of_the_caller(talk, picture):

@@ -1,0 +1,65 @@
+"""What callers sent that was refused: who sends much of it waits while others ask."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from sidetune.serve.bucket import Bucket, busy
+
+RATE, SAVED = 16 * 2**20, 1.0
+"""Bytes a second of refused requests that a caller may send beside others, saved up for so many seconds."""
+LEAST = RATE // 64
+"""What a refused request counts, however short it is."""
+PATIENCE, WORST = 2.0, 4.0
+"""Seconds that a request is held back before it is read, and that a caller is in debt, at most."""
+LATELY = 5.0
+"""Seconds for which a caller that was answered counts as one who asks."""
+MOST_CALLERS = 4096
+
+
+@dataclass
+class Waste:
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    buckets: dict[str, Bucket] = field(default_factory=dict)
+    answered: dict[str, float] = field(default_factory=dict)
+    """When callers got what they asked for; the one who did last comes last."""
+
+    async def passed(self, who: str) -> None:
+        """Hold a caller back that is in debt while others ask. Raises 429 where the debt is too long for that.
+
+        Each that is held back adds to the debt as if it were to be refused, so that they go on one after the other.
+        """
+        if (bucket := self.buckets.get(who)) is None or not self.others(who):
+            return
+        if (seconds := bucket.debt()) <= 0:
+            return
+        bucket.take(LEAST)
+        try:
+            await self.sleep(min(seconds, PATIENCE))
+        finally:
+            bucket.take(-LEAST)
+        if seconds > PATIENCE:
+            raise busy("too much was sent that had to be refused", seconds - PATIENCE, 429)
+
+    def others(self, who: str) -> bool:
+        """Whether somebody else was answered lately."""
+        last = next((at for caller, at in reversed(self.answered.items()) if caller != who), None)
+        return last is not None and self.clock() - last < LATELY
+
+    def served(self, who: str) -> None:
+        self.answered.pop(who, None)
+        self.answered[who] = self.clock()
+        if len(self.answered) > MOST_CALLERS:
+            del self.answered[next(iter(self.answered))]
+
+    def add(self, who: str, size: int) -> None:
+        """Count a refused request of so many bytes."""
+        if who not in self.buckets and len(self.buckets) >= MOST_CALLERS:
+            self.buckets.clear()
+        bucket = self.buckets.setdefault(who, Bucket(rate=RATE, burst=SAVED, clock=self.clock))
+        bucket.debt()  # brings it up to now
+        bucket.level = max(bucket.level - max(size, LEAST), -RATE * WORST)
