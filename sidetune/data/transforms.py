@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,8 +23,6 @@ PRESETS = {
     "few-shot": "random crop, flip and RandAugment; otherwise: resize to a square and centre crop",
 }
 BICUBIC = v2.InterpolationMode.BICUBIC
-
-
 LONGEST = 20
 """Times the shorter side that is kept of the longer one, before both are enlarged and the middle is cut out."""
 
@@ -68,9 +67,9 @@ class Transform:
             v2.RandomHorizontalFlip(),
         ]
         if self.preset == "few-shot":
-            reach = int(0.45 * min(self.image_size))
             fill = tuple(round(255 * m) for m in self.mean)
-            hparams = {"translate_const": reach, "img_mean": fill}
+            # At magnitude 10, the end, timm asks Pillow for pictures of 0 bits and is refused; just below, for 1 bit.
+            hparams = {"img_mean": fill, "magnitude_max": math.nextafter(10, 0)}
             steps.append(rand_augment_transform("rand-m9-mstd0.5-inc1", hparams))
         return v2.Compose([*steps, *self._to_tensor()])
 
