@@ -41,6 +41,27 @@ TINY = {
     "efficientnet": ("tf_efficientnet_lite0", {}),
 }
 CNN_SIZE = 32
+STAGES = {
+    "vit": (4,),
+    "dinov2": (3,),
+    "gap": (3,),
+    "swin": (1, 1, 2, 1),
+    "convnext": (1, 1, 2, 1),
+    "resnet": (2, 2, 2, 2),
+    "efficientnet": (1, 2, 2, 3, 3, 4, 1),
+}
+"""How many blocks each stage of these has."""
+CHANGING = {"resnet": (1, 3, 5, 7), "efficientnet": (1, 2, 4, 6, 9, 12, 16)}
+"""Blocks that change width or size themselves: the first of a stage, where nothing stands between stages."""
+PREFIX_TOKENS = {"vit": 1, "dinov2": 1 + 4}
+GRIDS = {"vit": (4, 4), "dinov2": (3, 3), "gap": (2, 2)}
+CHANNELS_FIRST = ("convnext", "resnet", "efficientnet")
+
+
+def stage_of(kind: str) -> dict[int, int]:
+    """The stage of each block, both from 1 on."""
+    rows = [stage for stage, count in enumerate(STAGES[kind], start=1) for _ in range(count)]
+    return dict(enumerate(rows, start=1))
 
 
 def tiny_network(kind: str, seed: int = 0) -> torch.nn.Module:

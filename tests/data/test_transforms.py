@@ -1,6 +1,7 @@
 """Transforms, pixel by pixel as Pillow, torchvision and timm make them of the same pictures and the same chance."""
 
 import random
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -167,6 +168,12 @@ def test_pictures_with_chance_in_their_transform_differ_from_epoch_to_epoch():
         preset for preset in ("vtab", "vtab-flip", "vtab-crop", "photo", "few-shot") if transform(preset).is_random
     }
     assert random_ones == {"vtab-flip", "photo", "few-shot"}
+
+
+def test_transforms_are_values_that_cannot_change():
+    assert len({transform("vtab"), transform("vtab"), transform("photo")}) == 2
+    with pytest.raises(FrozenInstanceError, match="preset"):
+        transform("vtab").preset = "photo"
 
 
 @given(long=st.integers(1, 4000), short=st.integers(1, 40), upright=st.booleans())

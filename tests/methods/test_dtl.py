@@ -2,48 +2,59 @@
 
 import pytest
 import torch
-from conftest import tiny_backbone
+from conftest import CHANGING, CHANNELS_FIRST, GRIDS, PREFIX_TOKENS, stage_of, taps, tiny_backbone
 from torch.nn import functional as F
 
 import sidetune
 from sidetune.backbones.layout import Layout
+from sidetune.backbones.prefix import Prefix
 from sidetune.contract import check_method, disturb, vector
 from sidetune.methods import DTL
 from sidetune.methods.csn import Written, written
-from sidetune.methods.hidden import Skip
+from sidetune.seam.taps import pooled
+
+READS = {
+    "vit": (1, 2, 3, 4), "dinov2": (1, 2, 3), "gap": (1, 2, 3), "swin": (3, 4, 5), "convnext": (3, 4, 5),
+    "resnet": (6, 8), "efficientnet": (10, 11, 13, 14, 15),
+}  # fmt: skip
+"""All blocks of a stage in which h is written, but for those that change shape themselves."""
 
 
-def by_the_paper(backbone, model, images, *, beta=100.0, theta=True, fusion="none", kernel=3, reset=True):
-    """The last block's output by equations 5 and 9, block by block, with weights looked up in the model."""
+def by_the_paper(
+    kind, backbone, model, images, *, beta=100.0, theta=True, fusion="none", kernel=3, reset=True, first_write=None,
+    share_fusion=True, maps="low-rank", rank=None,
+):  # fmt: skip
+    """The last block's output by equations 5 and 9, block by block; of the model, only the weights are taken."""
     side = model.suffix.side
-    channels_first = backbone.layout.channels_first
-    prefix = backbone.layout.num_prefix_tokens
+    channels_first, prefix, stages = kind in CHANNELS_FIRST, PREFIX_TOKENS.get(kind, 0), stage_of(kind)
+    reads = [i for i in stages if i not in CHANGING.get(kind, ())] if first_write == 1 else READS[kind]
     z, h, stage = backbone.stem(images), None, 0
     for i, block in backbone.blocks.items():
         z = backbone.transitions[i](z) if i in backbone.transitions else z
-        if reset and backbone.stages[i] != stage:
-            h, stage = None, backbone.stages[i]
-        if i in side.reads:
+        if reset and stages[i] != stage:
+            h, stage = None, stages[i]
+        if i in reads:
             x = z.permute(0, 2, 3, 1) if channels_first else z
-            w = side.w[str(i)]
-            h = (x if isinstance(w, Skip) else x @ w.a.T @ w.c.T) + (0 if h is None else h)
+            w = None if maps == "skip" else side.w[str(i)]
+            assert w is None or w.a.shape == (rank or (2 if kind in GRIDS else 4), x.shape[-1])
+            h = (x if w is None else x @ w.a.T @ w.c.T) + (0 if h is None else h)
         z = block(z)
-        if i not in side.writes:
+        if h is None or i < (first_write or len(stages) // 2 + 1) or i in CHANGING.get(kind, ()):
             continue
         t = h * torch.sigmoid(beta * h) if theta else h
         if fusion != "none":
-            maps = t[:, prefix:].transpose(1, 2).unflatten(2, backbone.layout.grid) if t.ndim == 3 else t.movedim(-1, 1)
+            on_grid = t[:, prefix:].transpose(1, 2).unflatten(2, GRIDS[kind]) if t.ndim == 3 else t.movedim(-1, 1)
             low, high = (kernel - 1) // 2, kernel // 2
-            padded = F.pad(maps, (low, high, low, high))
+            padded = F.pad(on_grid, (low, high, low, high))
             if fusion == "average":
-                weight = torch.full((maps.shape[1], 1, kernel, kernel), 1 / kernel**2)
+                weight = torch.full((on_grid.shape[1], 1, kernel, kernel), 1 / kernel**2)
             else:
-                weight = side.g[side.g_of[i]]
-            maps = F.conv2d(padded, weight, groups=1 if fusion == "full" else maps.shape[1])
+                weight = side.g[f"stage{stages[i]}" if share_fusion else f"block{i}"]
+            on_grid = F.conv2d(padded, weight, groups=1 if fusion == "full" else on_grid.shape[1])
             if t.ndim == 3:
-                t = torch.cat([t[:, :prefix], maps.flatten(2).transpose(1, 2)], dim=1)
+                t = torch.cat([t[:, :prefix], on_grid.flatten(2).transpose(1, 2)], dim=1)
             else:
-                t = maps.movedim(1, -1)
+                t = on_grid.movedim(1, -1)
         z = z + (t.permute(0, 3, 1, 2) if channels_first else t)
     return z
 
@@ -73,10 +84,9 @@ def test_every_switch_is_the_papers_equation(kind, choices):
             if p.requires_grad and ".c" in name:
                 p.normal_(std=0.1)
         images = torch.randn(2, 3, *backbone.card.image_size)
-        known = {k: v for k, v in choices.items() if k in ("beta", "theta", "fusion", "kernel")}
-        expected = backbone.pools["mean"](by_the_paper(backbone, model, images, **known))
+        expected = backbone.pools["mean"](by_the_paper(kind, backbone, model, images, **choices))
         found = vector(model, images)
-        plain = backbone.pools["mean"](by_the_paper(backbone, sidetune.adapt(backbone, "dtl", num_classes=3), images))
+        plain = Prefix(backbone, taps("pool.mean"))(images, taps("pool.mean"))[pooled("mean")]
     assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(found, plain, atol=1e-3), "the side network makes a difference"
 
@@ -91,7 +101,7 @@ def test_h_runs_on_over_stages_of_one_shape_without_reset(vit):
     model = sidetune.adapt(vit, DTL(reset=False), num_classes=3)
     disturb(model)
     images = torch.randn(1, 3, 32, 32)
-    expected = vit.pools["mean"](by_the_paper(vit, model, images, reset=False))
+    expected = vit.pools["mean"](by_the_paper("vit", vit, model, images, reset=False))
     assert torch.allclose(vector(model, images), expected, atol=1e-5)
     with pytest.raises(ValueError, match="stages of this backbone differ"):
         sidetune.adapt(tiny_backbone("swin"), DTL(reset=False, first_write=1), num_classes=3)
