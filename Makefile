@@ -1,4 +1,5 @@
 # make demo: the main job on real input.   make test: everything CI runs.
+# Tests start many processes: what these import is compiled once, wherever the environment says otherwise.
 # Both set up a virtual environment in .venv first; PyTorch's wheels take several GB.
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 format: .venv/ready
 	$(BIN)/ruff format .

@@ -12,6 +12,7 @@ from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torchvision.transforms import v2
 
+from sidetune.data.geometry import Geometry
 from sidetune.data.reading import Levels
 from sidetune.errors import unknown
 
@@ -23,18 +24,6 @@ PRESETS = {
     "few-shot": "random crop, flip and RandAugment; otherwise: resize to a square and centre crop",
 }
 BICUBIC = v2.InterpolationMode.BICUBIC
-LONGEST = 20
-"""Times the shorter side that is kept of the longer one, before both are enlarged and the middle is cut out."""
-
-
-def shortened(picture: Image.Image) -> Image.Image:
-    """The middle of a strip, so that a line of pixels takes no more memory than a picture."""
-    width, height = picture.size
-    longest = LONGEST * min(width, height)
-    if max(width, height) <= longest:
-        return picture
-    left, top = max(width - longest, 0) // 2, max(height - longest, 0) // 2
-    return picture.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +50,8 @@ class Transform:
     def training(self) -> Callable[[Image.Image], Tensor]:
         if self.preset.startswith("vtab"):
             flip = [v2.RandomHorizontalFlip()] if self.preset == "vtab-flip" else []
-            return v2.Compose([v2.Resize(self.image_size, interpolation=BICUBIC), *flip, *self._to_tensor()])
+            whole = Geometry(size=self.image_size, resize=self.image_size)
+            return v2.Compose([whole, *flip, *self._to_tensor()])
         steps: list[Callable[[Image.Image], Image.Image]] = [
             v2.RandomResizedCrop(self.image_size, interpolation=BICUBIC),
             v2.RandomHorizontalFlip(),
@@ -74,17 +64,22 @@ class Transform:
         return v2.Compose([*steps, *self._to_tensor()])
 
     def evaluation(self) -> Callable[[Image.Image], Tensor]:
+        return v2.Compose([self.geometry(), *self._to_tensor()])
+
+    def geometry(self) -> Geometry:
+        """What of a picture is seen in evaluation."""
         if self.preset in ("vtab", "vtab-flip"):
-            return v2.Compose([v2.Resize(self.image_size, interpolation=BICUBIC), *self._to_tensor()])
-        if self.preset == "vtab-crop":
-            larger = [int(pixels / 0.9) for pixels in self.image_size]  # as timm rounds
-        else:
-            larger = [round(pixels * 256 / 224) for pixels in self.image_size]
+            return Geometry(size=self.image_size, resize=self.image_size)
+        height, width = self.image_size
         if self.preset == "few-shot":
-            resize = [v2.Resize(larger, interpolation=BICUBIC)]
-        else:
-            resize = [shortened, v2.Resize(max(larger), interpolation=BICUBIC)]
-        return v2.Compose([*resize, v2.CenterCrop(self.image_size), *self._to_tensor()])
+            return Geometry(size=self.image_size, resize=(round(height * 256 / 224), round(width * 256 / 224)))
+        longer = max(height, width)
+        larger = int(longer / 0.9) if self.preset == "vtab-crop" else round(longer * 256 / 224)  # as timm rounds
+        return Geometry(size=self.image_size, resize=larger)
+
+    def to_tensor(self) -> Callable[[Image.Image], Tensor]:
+        """What is seen of a picture -> the normalised image (3, height, width)."""
+        return v2.Compose(self._to_tensor())
 
     def _to_tensor(self) -> list[Callable[[Image.Image], Tensor]]:
         to_float = v2.ToDtype(torch.float32, scale=True)

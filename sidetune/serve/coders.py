@@ -12,7 +12,8 @@ from contextlib import suppress
 
 from PIL import Image
 
-from sidetune.serve.coder import PAIR
+from sidetune.data.geometry import Geometry
+from sidetune.serve.coder import PAIR, request
 from sidetune.wire.message import WireError
 
 COMMAND = (sys.executable, "-m", "sidetune.serve.coder")
@@ -33,14 +34,14 @@ class Coders:
             self.idle.put_nowait(coder)
         self.threads = ThreadPoolExecutor(number, thread_name_prefix="coder")
 
-    async def decode(self, data: bytes | memoryview) -> Image.Image:
-        """Upright RGB. For as many callers at once as there are processes; who cancels ends the work.
+    async def decode(self, data: bytes | memoryview, geometry: Geometry) -> Image.Image:
+        """What is seen of an image file, in RGB. For as many callers at once as there are processes.
 
-        Raises WireError for what cannot be read, or not in time.
+        Who cancels ends the work. Raises WireError for what cannot be read, or not in time.
         """
         coder = await self.idle.get()
         loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(self.threads, coder.decode, data, self.max_pixels)
+        work = loop.run_in_executor(self.threads, coder.decode, data, self.max_pixels, geometry)
         work.add_done_callback(lambda done: self.let_go(coder, done))
         try:
             async with asyncio.timeout(self.timeout):
@@ -72,15 +73,16 @@ class Coder:
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[bytes] | None = None
-        self.is_closed = False
+        self.is_closed = self.is_killed = False
         self.lock = threading.Lock()
 
     def started(self) -> subprocess.Popen[bytes]:
         with self.lock:
             if self.is_closed:
                 raise WireError("it could not be decoded: the service is stopping")
-            if self.process is None or self.process.poll() is not None:
+            if self.process is None or self.is_killed or self.process.poll() is not None:
                 self.end()
+                self.is_killed = False
                 self.process = subprocess.Popen(
                     COMMAND,
                     stdin=subprocess.PIPE,
@@ -91,11 +93,11 @@ class Coder:
                     os.setpriority(os.PRIO_PROCESS, self.process.pid, NICENESS)
             return self.process
 
-    def decode(self, data: bytes | memoryview, max_pixels: int) -> Image.Image:
+    def decode(self, data: bytes | memoryview, max_pixels: int, geometry: Geometry) -> Image.Image:
         process = self.started()
         assert process.stdin is not None and process.stdout is not None
         try:
-            process.stdin.write(PAIR.pack(len(data), max_pixels))
+            process.stdin.write(request(data, max_pixels, geometry))
             process.stdin.write(data)
             process.stdin.flush()
             width, height = PAIR.unpack(process.stdout.read(PAIR.size))
@@ -111,6 +113,7 @@ class Coder:
     def kill(self) -> None:
         with self.lock:
             if self.process is not None:
+                self.is_killed = True  # its pipes close before it is seen to be gone
                 self.process.kill()
 
     def end(self) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import CLOSE_HEADER, HIGH_WATER_LIMIT
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER, HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from sidetune.serve.doors import Doors
@@ -20,12 +21,14 @@ from sidetune.wire.infer import build_error
 
 SLOWEST = 1024
 """Bytes a second that a caller must take of its answer."""
+MOST_READ = 2**16
+"""Bytes that are taken from a connection at once: whoever is held back holds no more."""
 SLICE = 2**12
 """Bytes that are parsed at once: a caller that makes them costly is noticed behind each."""
 MAX_HEADERS, MAX_HEAD = 100, 2**15
 """Lines and bytes of a request's headers."""
-LEAST_BODY = 8
-"""Times as many bytes as its framing a chunked body must have, beyond MAX_HEAD."""
+LEAST_BODY, MAX_CHUNKING = 8, 2**13
+"""Times as many bytes as its framing a chunked body must have, beyond so many."""
 CRUMB, CRUMBS, CRUMB_PAUSE = 256, 64, 0.01
 """Bytes below which something that came is a crumb, how many of them a request may have, and the pause behind more."""
 TOLD = 64
@@ -36,6 +39,18 @@ PROBE_SECONDS, PROBE = 1.0, b"HTTP/1.1 100 Continue\r\n\r\n"
 
 class Refused(Exception):
     """Raised within the parser's callbacks: what the caller is told."""
+
+
+class Flow(FlowControl):
+    """uvicorn's, which tells when the app asks for more."""
+
+    def __init__(self, transport: asyncio.Transport, resumed: Callable[[], None]) -> None:
+        super().__init__(transport)
+        self.resumed = resumed
+
+    def resume_reading(self) -> None:
+        super().resume_reading()
+        self.resumed()
 
 
 class Connection(HttpToolsProtocol):
@@ -57,6 +72,8 @@ class Connection(HttpToolsProtocol):
         """Requests whose headers are read, in order; the first is being answered."""
         self.in_body = self.begun = False
         """Whether a request's headers are all here, or some of them."""
+        self.held_back = False
+        """Whether a body waits to be asked for: until then nothing more is read or parsed."""
         self.framing = self.payload = self.crumbs = 0
         """Bytes of the request that are none of its body, those that are, and how often few came at once."""
         self.headers_due: asyncio.TimerHandle | None = None
@@ -73,6 +90,9 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = Flow(transport, self.go_on)
+        if hasattr(transport, "max_size"):
+            transport.max_size = MOST_READ
         if not self.admitted:
             self.admitted = self.doors.enter(self.client)
         if self.admitted:
@@ -120,7 +140,7 @@ class Connection(HttpToolsProtocol):
 
     def parse(self) -> None:
         """All that came, up to the second request that has to wait for the first one's answer."""
-        while self.unparsed and len(self.unanswered) < 2 and self.gone_due is None and not self.transport.is_closing():
+        while self.unparsed and self.may_parse():
             piece, rest = self.unparsed[:SLICE], self.unparsed[SLICE:]
             self.framing += len(piece)
             try:
@@ -133,13 +153,22 @@ class Connection(HttpToolsProtocol):
                 self.refuse(400, str(e.__context__) if told else "this is no HTTP/1.1 request")
             else:
                 self.check_cost()
-        if self.unparsed:
+        if self.unparsed or self.held_back:
             self.flow.pause_reading()
         if not self.in_body and not self.unanswered and self.headers_due is None and self.gone_due is None:
             self.expect_headers()
 
+    def may_parse(self) -> bool:
+        is_open = self.gone_due is None and not self.transport.is_closing()
+        return is_open and len(self.unanswered) < 2 and not self.held_back
+
+    def go_on(self) -> None:
+        if self.held_back:
+            self.held_back = False
+            self.parse()
+
     def check_cost(self) -> None:
-        if self.framing > MAX_HEAD + self.payload // LEAST_BODY:
+        if self.framing > (MAX_CHUNKING + self.payload // LEAST_BODY if self.in_body else MAX_HEAD):
             what = "chunks are too small for what is in them" if self.in_body else f"headers exceed {MAX_HEAD} bytes"
             self.refuse(400, f"the request's {what}")
 
@@ -160,7 +189,7 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade() and body_follows(self.headers):
             raise Refused("this service changes no protocols; send the request without Upgrade")
         super().on_headers_complete()
-        self.begun, self.in_body = False, True
+        self.begun, self.in_body, self.held_back, self.framing = False, True, body_follows(self.headers), 0
         self.unanswered.append(self.cycle)
         if self.leaving:
             make_last(self.cycle)
@@ -231,7 +260,7 @@ class Connection(HttpToolsProtocol):
     def refuse(self, status: int, message: str) -> None:
         """Answer in place of the app and close; not with bytes unread, since a reset would hide the answer."""
         self.cancel("headers_due")
-        self.unparsed = memoryview(b"")
+        self.unparsed, self.held_back = memoryview(b""), False
         answerable = not self.unanswered or not self.unanswered[0].response_started
         for cycle in self.unanswered:
             give_up(cycle)

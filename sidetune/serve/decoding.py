@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +15,6 @@ from sidetune.errors import DataError
 from sidetune.serve.look import FORMATS, Look, check_size, look
 from sidetune.serve.settings import Settings
 from sidetune.wire.message import WireError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Picture = bytes | memoryview | NDArray[np.uint8]
 """An image file, or pixels (height, width, 3)."""
@@ -58,9 +53,3 @@ def decoded(picture: Picture, max_pixels: int) -> Image.Image:
         return read_from(io.BytesIO(picture), "it", Reading(max_pixels=max_pixels), FORMATS).picture
     except DataError as e:
         raise WireError(str(e)[:200]) from None
-
-
-def prepare(picture: Picture, transform: Callable[[Image.Image], Tensor], settings: Settings) -> Tensor:
-    """The normalised image (3, height, width), in this thread; raises WireError."""
-    looked_at(picture, settings)
-    return transform(decoded(picture, settings.max_pixels))

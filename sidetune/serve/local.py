@@ -7,10 +7,11 @@ import threading
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from sidetune.backbones import Backbone
 from sidetune.edge.transport import Reply
-from sidetune.serve.decoding import prepare
+from sidetune.serve.decoding import Picture, decoded, looked_at
 from sidetune.serve.settings import Settings
 from sidetune.serve.worker import Worker, as_array
 from sidetune.train.recipe import Precision
@@ -58,8 +59,12 @@ class Local:
         except (WireError, ValueError) as e:
             return told(build_error(str(e)), 400)
 
+    def prepared(self, picture: Picture) -> Tensor:
+        looked_at(picture, self.settings)
+        return self.worker.to_tensor(self.worker.geometry(decoded(picture, self.settings.max_pixels)))
+
     def answer(self, wanted: Request) -> Reply:
-        pixels = [prepare(image, self.worker.transform, self.settings) for image in wanted.images]
+        pixels = [self.prepared(image) for image in wanted.images]
         asks = wanted.asks or (self.card.default(wanted.precision, wanted.compression),)
         with self.lock:
             taps = self.worker.compute(pixels, tuple(ask.name for ask in asks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,8 +14,9 @@ from sidetune.serve.waste import Waste
 from sidetune.wire.infer import build_error
 
 DRAIN_SECONDS, DRAIN_BYTES = 2.0, 64 * 2**20
-PASS_SECONDS, PASS_PAUSE = 5.0, 0.003
-"""How long the rest of a refused body may take, and what is waited behind each piece of it: others come first."""
+PASS_SECONDS, PASS_PAUSE, PASSING = 5.0, 0.003, 4
+"""How long the rest of a refused body may take, what is waited behind each piece of it, and of how many at once: others
+come first."""
 PACKED = 100
 """What a compressed body counts in place of one."""
 
@@ -40,7 +42,7 @@ class Lingering:
     """
 
     def __init__(self, app: ASGIApp, waste: Waste) -> None:
-        self.app, self.waste = app, waste
+        self.app, self.waste, self.passing = app, waste, asyncio.Semaphore(PASSING)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,7 +68,9 @@ class Lingering:
             if not (last and linger):
                 return await send(message)
             await send({**message, "more_body": True})
-            await pass_by(received)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PASS_SECONDS), self.passing:
+                    await pass_by(received)
             await send({"type": "http.response.body"})
 
         await self.app(scope, received, sent)
@@ -79,15 +83,11 @@ class Lingering:
 
 
 async def pass_by(receive: Receive) -> None:
-    """Let a body come in and forget it, within limits of time and size."""
+    """Let a body come in and forget it, up to a size."""
     size = 0
-    try:
-        async with asyncio.timeout(PASS_SECONDS):
-            while size < DRAIN_BYTES:
-                message = await receive()
-                size += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return
-                await asyncio.sleep(PASS_PAUSE)
-    except TimeoutError:
-        pass
+    while size < DRAIN_BYTES:
+        message = await receive()
+        size += len(message.get("body", b""))
+        if not message.get("more_body", False):
+            return
+        await asyncio.sleep(PASS_PAUSE)

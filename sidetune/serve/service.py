@@ -151,14 +151,14 @@ class Service:
 
     async def prepared(self, picture: Picture, seen: Look, caller: str) -> Tensor:
         """What the backbone is given, decoded when it is the caller's turn."""
-        most, transform = self.settings.max_pixels, self.worker.transform
+        worker, most = self.worker, self.settings.max_pixels
         large = not is_cheap(picture, seen)
         async with self.lane.turn(caller, seen.pixels, large=large):
             if not large:
-                return await self.hands.do(lambda: transform(decoded(picture, most)), caller)
+                return await self.hands.do(lambda: worker.to_tensor(worker.geometry(decoded(picture, most))), caller)
             assert not isinstance(picture, np.ndarray)
-            image = await self.coders.decode(picture)
-            return await self.hands.do(lambda: transform(image), caller)
+            image = await self.coders.decode(picture, worker.geometry)
+            return await self.hands.do(lambda: worker.to_tensor(image), caller)
 
     async def compute(self, picture: Picture, seen: Look, asks: Sequence[Ask], caller: str) -> Packed:
         start = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -17,7 +18,8 @@ PATIENCE, WORST = 2.0, 4.0
 """Seconds that a request is held back before it is read, and that a caller is in debt, at most."""
 LATELY = 5.0
 """Seconds for which a caller that was answered counts as one who asks."""
-MOST_CALLERS = 4096
+MOST_CALLERS, MOST_HELD = 4096, 32
+"""That are kept in mind, and requests of one caller that are held back at once."""
 
 
 @dataclass
@@ -27,6 +29,8 @@ class Waste:
     buckets: dict[str, Bucket] = field(default_factory=dict)
     answered: dict[str, float] = field(default_factory=dict)
     """When callers got what they asked for; the one who did last comes last."""
+    held: Counter[str] = field(default_factory=Counter)
+    """How many requests of each caller wait here."""
 
     async def passed(self, who: str) -> None:
         """Hold a caller back that is in debt while others ask. Raises 429 where the debt is too long for that.
@@ -37,13 +41,17 @@ class Waste:
             return
         if (seconds := bucket.debt()) <= 0:
             return
-        bucket.take(LEAST)
-        try:
-            await self.sleep(min(seconds, PATIENCE))
-        finally:
-            bucket.take(-LEAST)
-        if seconds > PATIENCE:
-            raise busy("too much was sent that had to be refused", seconds - PATIENCE, 429)
+        if self.held[who] < MOST_HELD:
+            self.held[who] += 1
+            bucket.take(LEAST)
+            try:
+                await self.sleep(min(seconds, PATIENCE))
+            finally:
+                bucket.take(-LEAST)
+                self.held[who] -= 1
+            if seconds <= PATIENCE:
+                return
+        raise busy("too much was sent that had to be refused", seconds, 429)
 
     def others(self, who: str) -> bool:
         """Whether somebody else was answered lately."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sidetune.backbones import Backbone, open_backbone
@@ -42,7 +41,7 @@ class Worker:
         self.prefix.hold(device, TYPES[chosen])
         card = backbone.card
         preset = Transform(preset=transform, image_size=card.image_size, mean=card.mean, std=card.std)
-        self.transform: Callable[[Image.Image], Tensor] = preset.evaluation()
+        self.geometry, self.to_tensor = preset.geometry(), preset.to_tensor()
 
     def need(self, names: Sequence[str]) -> Need:
         """What the prefix has to give for these outputs."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sidetune.data.geometry import Geometry
 from sidetune.serve.coders import Coders
 from sidetune.serve.decoding import decoded, is_cheap
 from sidetune.serve.lane import Lane, Shares
@@ -20,6 +21,7 @@ from sidetune.wire.infer import build_request
 from sidetune.wire.message import WireError
 
 SUM = Ask(k=4)
+SEEN = Geometry(size=(24, 32), resize=40)
 
 
 def saved(size, kind, mode="RGB", **options):
@@ -102,15 +104,15 @@ def test_a_process_decodes_what_a_thread_would_and_goes_on_after_damage():
     whole, cut = noise((300, 200)), noise((300, 200))[:9000]
 
     async def work(coders):
-        first = await coders.decode(whole)
+        first = await coders.decode(whole, SEEN)
         with pytest.raises(WireError, match="it is damaged or cannot be read"):
-            await coders.decode(cut)
+            await coders.decode(cut, SEEN)
         process = coders.all[0].process
-        again = await coders.decode(memoryview(whole))
+        again = await coders.decode(memoryview(whole), SEEN)
         return first, again, process is coders.all[0].process
 
     first, again, same = with_coders(work)
-    expected = decoded(whole, 10**6)
+    expected = SEEN(decoded(whole, 10**6))
     assert np.array_equal(first, expected) and np.array_equal(again, expected) and same
 
 
@@ -125,18 +127,18 @@ def test_a_deadline_ends_the_process_and_the_next_image_has_a_new_one():
     async def work(coders):
         process = stopped(coders.all[0])
         with pytest.raises(WireError, match="takes longer than 0.2 s to decode"):
-            await coders.decode(noise((64, 64)))
+            await coders.decode(noise((64, 64)), SEEN)
         coders.timeout = 30
-        picture = await coders.decode(noise((64, 64)))
+        picture = await coders.decode(noise((64, 64)), SEEN)
         return process.poll(), picture.size
 
-    assert with_coders(work, timeout=0.2) == (-signal.SIGKILL, (64, 64))
+    assert with_coders(work, timeout=0.2) == (-signal.SIGKILL, (32, 24))
 
 
 def test_who_leaves_ends_the_work():
     async def work(coders):
         process = stopped(coders.all[0])
-        waiting = asyncio.create_task(coders.decode(noise((64, 64))))
+        waiting = asyncio.create_task(coders.decode(noise((64, 64)), SEEN))
         while not coders.idle.empty():
             await asyncio.sleep(0)
         waiting.cancel()
@@ -149,7 +151,7 @@ def test_who_leaves_ends_the_work():
 def test_closing_waits_for_nothing():
     async def work(coders):
         process = stopped(coders.all[0])
-        waiting = asyncio.create_task(coders.decode(noise((64, 64))))
+        waiting = asyncio.create_task(coders.decode(noise((64, 64)), SEEN))
         await asyncio.sleep(0)
         start = time.monotonic()
         coders.close()
@@ -164,9 +166,9 @@ def test_large_images_go_through_processes_and_many_of_them_are_refused(talk, mo
     large = noise((2000, 1500), quality=30)
     seen = []
 
-    async def decode(self, data):
+    async def decode(self, data, geometry):
         seen.append(len(data))
-        return decoded(data, 10**8)
+        return geometry(decoded(data, 10**8))
 
     monkeypatch.setattr(Coders, "decode", decode)
 

@@ -99,8 +99,30 @@ def test_a_long_debt_is_refused_and_says_when_to_come_again(waste):
     waste.add("flood", BURST + int((PATIENCE + 1.5) * RATE))
     with pytest.raises(HTTPException, match="too much was sent that had to be refused") as refusal:
         asyncio.run(waste.passed("flood"))
-    assert refusal.value.status_code == 429 and refusal.value.headers == {"Retry-After": "2"}
+    assert refusal.value.status_code == 429 and refusal.value.headers == {"Retry-After": "4"}
     assert waste.sleep.__self__.slept == [PATIENCE], "and not before it was waited for"
+
+
+def test_no_more_than_some_requests_of_a_caller_are_held_back(waste, monkeypatch):
+    monkeypatch.setattr("sidetune.serve.waste.MOST_HELD", 2)
+    waste.add("flood", BURST + RATE)
+
+    async def work():
+        waste.sleep = lambda seconds: asyncio.Event().wait()
+        held = [asyncio.create_task(waste.passed("flood")) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(HTTPException, match="too much was sent"):
+            await waste.passed("flood")
+        held.pop().cancel()
+        await asyncio.sleep(0)
+        held.append(asyncio.create_task(waste.passed("flood")))
+        await asyncio.sleep(0)
+        waiting = [not task.done() for task in held]
+        for task in held:
+            task.cancel()
+        return waiting
+
+    assert asyncio.run(work()) == [True, True]
 
 
 def test_a_debt_never_grows_beyond_a_few_seconds(waste, time):
