@@ -119,7 +119,8 @@ class Census:
                 self.counts["activations" if name == "forward" else name] += size
 
     def settle(self) -> None:
-        """At the end of the forward pass: what of it is still there is kept for the gradient."""
+        """At the end of the forward pass: what of it is still there is kept for the gradient. At the end of the step:
+        what the optimizer made is gone."""
         for storage, size in self.undecided:
             assert self.counts is not None
             self.counts["workspace" if storage() is None else "activations"] += size
@@ -164,6 +165,7 @@ def training_memory(model: AdaptedModel, images: Tensor, labels: Tensor, recipe:
             }
             tracker.census = Census(tracker.peak, owners, trained)
             step()
+            tracker.census.settle()
     counts = tracker.census.counts
     assert counts is not None, "every step has the same peak"
     return Memory(**{f.name: counts[f.name] for f in fields(Memory)})
