@@ -19,6 +19,7 @@ from sidetune.serve import describe
 from sidetune.serve.bucket import busy
 from sidetune.serve.cache import Cache
 from sidetune.serve.coders import Coders
+from sidetune.serve.crowd import Crowd
 from sidetune.serve.hands import Hands
 from sidetune.serve.intake import Intake, header_length
 from sidetune.serve.keys import Caller, Guard, KeyFile, Keys
@@ -40,7 +41,7 @@ from sidetune.wire.metadata import VERSION
 T = TypeVar("T")
 JSON_BYTES = 24
 """Of a number in an answer in JSON, at most."""
-LEFT = 4 * 2**20
+LEFT = 16 * 2**20
 """What a request counts among those that were refused, in bytes, whose caller did not wait for the answer."""
 SHORT_BODY = 2**16
 """Bytes of a request that is not for features, at most."""
@@ -54,7 +55,8 @@ class Serving:
         self.metrics = Metrics()
         self.intake = Intake(settings.max_receiving, settings.body_timeout)
         self.hands = Hands(settings.workers)
-        self.waste = Waste()
+        self.crowd = Crowd()
+        self.waste = Waste(self.crowd)
         self.lane = Lane(settings.workers, settings.max_decoding)
         self.services: dict[str, Service] = {}
         self.stage = Stage()
@@ -131,7 +133,7 @@ class Serving:
         await self.waste.passed(who)
         try:
             with service.statistics.request():
-                async with self.intake.body(request, limit, who) as body:
+                async with self.crowd.place(who), self.intake.body(request, limit, who) as body:
                     most = self.settings.max_images
                     wanted = await self.hands.do(lambda: parse_request(memoryview(body), length, most), who)
                     asks = self.check(service, wanted)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -33,7 +34,7 @@ CRUMB, CRUMBS, CRUMB_PAUSE = 256, 64, 0.01
 """Bytes below which something that came is a crumb, how many of them a request may have, and the pause behind more."""
 TOLD = 64
 """Connections beyond the limit that are told so at one time."""
-PROBE_SECONDS, PROBE = 1.0, b"HTTP/1.1 100 Continue\r\n\r\n"
+PROBE_SECONDS, PROBE = 0.2, b"HTTP/1.1 100 Continue\r\n\r\n"
 """How long an answer may take until a caller that closed its half is tested for being there, and what tells."""
 
 
@@ -268,7 +269,8 @@ class Connection(HttpToolsProtocol):
             self.transport.write(refusal(status, message))
         self.gone_due = self.loop.call_later(DRAIN_SECONDS, self.transport.abort)
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with suppress(OSError):  # of a caller that is gone
+                self.transport.write_eof()
         self.flow.resume_reading()
 
     def retire(self) -> None:

@@ -77,7 +77,7 @@ class Lingering:
         if (who := scope.get("state", {}).get("who")) is None:
             return
         if status == 200:
-            self.waste.served(who)
+            self.waste.crowd.served(who)
         elif 400 <= status < 500 and status != 429:
             self.waste.add(who, size * (PACKED if b"content-encoding" in headers else 1))
 

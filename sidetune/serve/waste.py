@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from sidetune.serve.bucket import Bucket, busy
+from sidetune.serve.crowd import Crowd
 
 RATE, SAVED = 16 * 2**20, 1.0
 """Bytes a second of refused requests that a caller may send beside others, saved up for so many seconds."""
@@ -16,19 +17,16 @@ LEAST = RATE // 64
 """What a refused request counts, however short it is."""
 PATIENCE, WORST = 2.0, 4.0
 """Seconds that a request is held back before it is read, and that a caller is in debt, at most."""
-LATELY = 5.0
-"""Seconds for which a caller that was answered counts as one who asks."""
 MOST_CALLERS, MOST_HELD = 4096, 32
 """That are kept in mind, and requests of one caller that are held back at once."""
 
 
 @dataclass
 class Waste:
+    crowd: Crowd
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     buckets: dict[str, Bucket] = field(default_factory=dict)
-    answered: dict[str, float] = field(default_factory=dict)
-    """When callers got what they asked for; the one who did last comes last."""
     held: Counter[str] = field(default_factory=Counter)
     """How many requests of each caller wait here."""
 
@@ -37,7 +35,7 @@ class Waste:
 
         Each that is held back adds to the debt as if it were to be refused, so that they go on one after the other.
         """
-        if (bucket := self.buckets.get(who)) is None or not self.others(who):
+        if (bucket := self.buckets.get(who)) is None or not self.crowd.others(who):
             return
         if (seconds := bucket.debt()) <= 0:
             return
@@ -52,17 +50,6 @@ class Waste:
             if seconds <= PATIENCE:
                 return
         raise busy("too much was sent that had to be refused", seconds, 429)
-
-    def others(self, who: str) -> bool:
-        """Whether somebody else was answered lately."""
-        last = next((at for caller, at in reversed(self.answered.items()) if caller != who), None)
-        return last is not None and self.clock() - last < LATELY
-
-    def served(self, who: str) -> None:
-        self.answered.pop(who, None)
-        self.answered[who] = self.clock()
-        if len(self.answered) > MOST_CALLERS:
-            del self.answered[next(iter(self.answered))]
 
     def add(self, who: str, size: int) -> None:
         """Count a refused request of so many bytes."""

@@ -14,15 +14,18 @@ import pytest
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from uvicorn.server import ServerState
 
 from sidetune.serve import connection
-from sidetune.serve.doors import origin
-from sidetune.serve.refusals import Lingering, Waste
+from sidetune.serve.crowd import Crowd
+from sidetune.serve.doors import Doors, origin
+from sidetune.serve.refusals import Lingering
 from sidetune.serve.server import Server, bind, configure
 from sidetune.serve.settings import Settings
+from sidetune.serve.waste import Waste
 
 LARGE = 30 * 2**20
-GONE = []
+GONE, LATER = [], threading.Event()
 
 
 async def echo(request):
@@ -51,11 +54,18 @@ async def wait(request):
     return JSONResponse({})
 
 
+async def later(request):
+    """Reads the body when the test says so."""
+    while not LATER.is_set():
+        await asyncio.sleep(0.01)
+    return await echo(request)
+
+
 def started(cert=None, key=None, **settings):
     """A small app under the service's own connections: its server, the thread it runs in and its address."""
-    paths = (("/", echo), ("/large", large), ("/no", refuse), ("/wait", wait), ("/early", early))
+    paths = (("/", echo), ("/large", large), ("/no", refuse), ("/wait", wait), ("/early", early), ("/later", later))
     app = Starlette(routes=[Route(p, f, methods=["GET", "POST"]) for p, f in paths])
-    app.add_middleware(Lingering, waste=Waste())
+    app.add_middleware(Lingering, waste=Waste(Crowd()))
     limits, sockets = Settings(**{"drain_timeout": 0, **settings}), bind("127.0.0.1", 0)
     sockets[0].listen(100)
     sockets[0].setblocking(False)
@@ -338,6 +348,63 @@ def test_a_caller_that_is_gone_is_noticed_and_one_that_only_closed_its_half_is_n
         while not GONE and time.monotonic() < until:
             time.sleep(0.01)
         assert GONE
+
+
+def test_a_body_is_neither_read_nor_parsed_before_the_app_asks_for_it():
+    server, thread, address = started()
+    LATER.clear()
+    try:
+        with socket.create_connection(address, timeout=10) as s:
+            s.sendall(post(b"x" * 200_000, "/later", more=b"Connection: close\r\n"))
+            until = time.monotonic() + 10
+            while not (held := [c for c in server.server_state.connections if c.held_back]):
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            assert held[0].payload <= connection.SLICE and len(held[0].unparsed) <= connection.MOST_READ
+            assert held[0].flow.read_paused
+            LATER.set()
+            got = b""
+            while chunk := s.recv(65536):
+                got += chunk
+        assert read(got) == (200, {"bytes": 200_000})
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def test_refusing_a_caller_that_is_gone_is_no_failure():
+    class Gone:
+        def __init__(self):
+            self.written = []
+
+        def __getattr__(self, name):
+            return lambda *_: name == "can_write_eof"
+
+        def write(self, data):
+            self.written.append(data)
+
+        def write_eof(self):
+            raise OSError("not connected")
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        limits = Settings()
+        caller = connection.Connection(
+            settings=limits,
+            doors=Doors(8),
+            admitted=True,
+            config=configure(Starlette(), limits, host="127.0.0.1", port=0),
+            server_state=ServerState(),
+            app_state={},
+        )
+        caller.transport, caller.flow = Gone(), connection.Flow(Gone(), lambda: None)
+        caller.refuse(400, "the request is cut off")
+        assert b"the request is cut off" in caller.transport.written[0] and caller.gone_due is not None
+        caller.gone_due.cancel()
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 def test_connections_of_one_place_leave_some_to_others():
