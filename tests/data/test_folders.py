@@ -181,6 +181,12 @@ def test_the_seed_decides_what_is_validated_and_tested_on(tmp_path):
         for part in chosen:
             drawn = [tuple(read_splits(root, seed=seed).parts()[part].images) for seed in (0, 1, 2, 0)]
             assert len(set(drawn)) == 3 and drawn[0] == drawn[3]
+    places = set()
+    for seed in range(3):
+        splits = read_splits(one, seed=seed)
+        rest = sorted([*splits.train.images, *splits.val.images])
+        places.add(tuple(rest.index(image) for image in splits.val.images))
+    assert len(places) == 3, "what is validated on is drawn by itself, not by what is left behind the test images"
     assert read_splits(parts).val.images == read_splits(parts, seed=0).val.images
 
 
