@@ -1,6 +1,7 @@
 """DTL's switches against a plain reading of the paper's equations."""
 
 import pytest
+import timm
 import torch
 from conftest import CHANGING, CHANNELS_FIRST, GRIDS, PREFIX_TOKENS, stage_of, taps, tiny_backbone
 from torch.nn import functional as F
@@ -89,6 +90,31 @@ def test_every_switch_is_the_papers_equation(kind, choices):
         plain = Prefix(backbone, taps("pool.mean"))(images, taps("pool.mean"))[pooled("mean")]
     assert torch.allclose(found, expected, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(found, plain, atol=1e-3), "the side network makes a difference"
+
+
+@pytest.mark.parametrize(
+    ("network", "choices", "reads", "writes", "rank"),
+    [
+        ("vit_base_patch16_224", {}, range(1, 13), range(7, 13), 2),
+        (
+            "swin_base_patch4_window7_224",
+            {"reads": (*range(5, 25),), "first_write": 15},
+            range(5, 25),
+            range(15, 25),
+            4,
+        ),
+    ],
+)
+def test_blocks_and_ranks_are_those_of_the_authors_code(network, choices, reads, writes, rank):
+    """On Swin-B the authors read from the third stage on and write from block 15, both counted from 1."""
+    with torch.device("meta"):
+        backbone = sidetune.open_backbone(timm.create_model(network, num_classes=0))
+        model = sidetune.adapt(backbone, "dtl+", num_classes=10, **choices)
+    side = model.suffix.side
+    assert (side.reads, side.writes) == (tuple(reads), tuple(writes)) and model.frozen_depth == writes[0]
+    assert {len(w.a) for w in side.w.values()} == {rank} and side.beta == 100
+    assert {g.shape[1:] for g in side.g.values()} == {(1, 3, 3)}
+    assert len(side.g) == (1 if network.startswith("vit") else 2), "one for all blocks of a stage"
 
 
 def test_skips_in_place_of_maps_keep_the_contract(backbone):
