@@ -1,12 +1,16 @@
 """Which bytes are alive at the peak of a step and what they are made of, on steps whose tensors are counted by hand."""
 
+from contextlib import nullcontext
+from dataclasses import FrozenInstanceError
+
 import pytest
 import torch
 from torch.autograd import Function
 
 import sidetune
-from sidetune.measure.memory import Census, Memory, TensorBytes, training_memory, training_peak
+from sidetune.measure.memory import Census, Memory, TensorBytes, out_of_sight, training_memory, training_peak, trial
 from sidetune.train.recipe import Recipe
+from sidetune.train.step import in_host_memory
 
 KIB = 1024
 
@@ -104,7 +108,12 @@ def test_what_the_census_was_not_told_of_and_was_there_before_is_workspace():
 
 
 def test_the_peak_is_the_sum_of_its_parts():
-    assert Memory(frozen=1, trained=2, optimizer=4, gradients=8, batch=16, activations=32, workspace=64).peak == 127
+    memory = Memory(frozen=1, trained=2, optimizer=4, gradients=8, batch=16, activations=32, workspace=64)
+    assert memory.peak == 127
+    with pytest.raises(FrozenInstanceError, match="frozen"):
+        memory.frozen = 2
+    with pytest.raises(TypeError, match="positional"):
+        Memory(1, 2, 4, 8, 16, 32, 64)
 
 
 def test_storages_are_watched_once_and_counted_whole():
@@ -140,6 +149,36 @@ def test_a_steps_memory_is_taken_apart_and_sums_to_its_peak(vit, name, num_image
     assert memory.optimizer == moments[optimizer], "AdamW's two and a count of steps, SGD's one"
     assert memory.frozen == sum(p.nbytes for p in model.parameters() if not p.requires_grad)
     assert memory.activations >= 0 and memory.workspace > 0
+
+
+def test_what_is_taken_out_of_sight_comes_back_as_something_of_its_shape_and_type():
+    x = torch.randn(3, 4, dtype=torch.bfloat16, requires_grad=True)
+    with out_of_sight():
+        y = x * x
+    saved = y.grad_fn._saved_self
+    assert saved.shape == (3, 4) and saved.dtype == torch.bfloat16 and saved.data_ptr() != x.data_ptr()
+
+
+@pytest.mark.parametrize("choices", [{}, {"offload": True}, {"checkpoint": True, "checkpoint_blocks": 2}], ids=str)
+def test_a_trial_trains_by_the_recipe_and_puts_everything_back(vit, choices):
+    """Values are real here, so that what is offloaded comes back: `out_of_sight` is for tensors that have none."""
+    model = sidetune.adapt(vit, "lora", num_classes=3)
+    before = {name: t.clone() for name, t in model.trained().items()}
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4) % 3
+    seen = []
+    model.head.register_forward_hook(
+        lambda *_: seen.append((model.training, model.suffix.num_recomputed, model.suffix.keep_taps))
+    )
+    with trial(model, images, labels, Recipe(precision="fp32", **choices)) as (step, optimizer):
+        step()
+    keep_taps = in_host_memory if choices.get("offload") else nullcontext
+    assert seen == [(True, 2 if "checkpoint" in choices else 0, keep_taps)]
+    assert optimizer.param_groups[0]["lr"] == 1e-3, "the method's own, where the recipe names none"
+    assert {len(state) for state in optimizer.state.values()} == {3}
+    assert all(torch.equal(before[name], t) for name, t in model.trained().items())
+    assert model.suffix.num_recomputed == 0 and model.suffix.keep_taps is nullcontext and not model.training
+    with trial(model, images, labels, Recipe(precision="fp32", lr=0.25)) as (_, optimizer):
+        assert optimizer.param_groups[0]["lr"] == 0.25
 
 
 def test_recomputation_shrinks_activations_and_leaves_the_model_as_it_was(vit):

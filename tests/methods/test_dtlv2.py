@@ -206,6 +206,40 @@ def test_parameters_on_swin_b_at_rank_256_are_the_journals(swin_b, choices, trai
 
 
 @pytest.mark.parametrize(
+    ("choices", "units"),
+    [
+        ({}, 8 + 6 + 6 + 3),
+        ({"share": "linear"}, 8 + 2 + 2 + 2 + 3),
+        ({"connection": "reset"}, 6 + 6 + 6),
+        ({"connection": "backbone"}, 8 + 6 + 6),
+        ({"connection": "learned"}, 8 + 6 + 6 + 3),
+        ({"enhanced": False}, 8 + 6 + 3),
+        ({"fusion": "none"}, 8 + 6 + 3),
+    ],
+)
+def test_units_are_maps_kernels_scales_and_joins_of_its_own(swin_b, choices, units):
+    """Eight reads and six writes in two stages, of which two share their h with the write before; three joins."""
+    assert count(sidetune.adapt(swin_b, DTLv2(**choices), num_classes=10)).units == units
+
+
+def test_ranks_reach_to_the_widest_block_that_is_read_or_written():
+    backbone = tiny_backbone("swin")  # 16, 32, 64 and 128 wide
+    side = sidetune.adapt(backbone, DTLv2(rank=128), num_classes=3).suffix.side
+    assert side.w["1"].a.shape == (128, 16)
+    with pytest.raises(ValueError, match="rank 129 is above the backbone's width where it is read and written, 128"):
+        sidetune.adapt(backbone, DTLv2(rank=129), num_classes=3)
+
+
+@pytest.mark.parametrize(("kind", "rank"), [("vit", 2), ("swin", 4), ("convnext", 4), ("resnet", 4)])
+def test_what_is_taken_where_nothing_is_said_is_the_journals(kind, rank):
+    method = DTLv2()
+    assert (method.beta, method.kernel, method.group_size, method.lr, method.pool) == (100, 3, 4, 1e-2, "mean")
+    side = sidetune.adapt(tiny_backbone(kind), method, num_classes=3).suffix.side
+    assert {len(w.a) for w in (*side.w.values(), *side.w_prime.values())} == {rank}
+    assert {tuple(g.shape[1:]) for g in side.g.values()} == {(1, 3, 3)}
+
+
+@pytest.mark.parametrize(
     ("fusion", "trainable", "published"), [("full", 14_645_248, 14.7), ("average", 2_848_768, 2.9)]
 )
 def test_parameters_with_other_fusions_are_the_journals_if_the_depthwise_kernels_stay(
@@ -305,7 +339,7 @@ def step(model, images, labels, **saving):
     return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}, sum(kept.values())
 
 
-@pytest.mark.parametrize("kind", ["vit", "swin", "efficientnet"])
+@pytest.mark.parametrize("kind", ["vit", "swin", "resnet"])
 @pytest.mark.parametrize(
     "saving", [{"checkpoint": True}, {"offload": True}, {"micro_batch": 2, "checkpoint": True}], ids=str
 )

@@ -1,5 +1,6 @@
 """Every method on every family: the contract, the counts, the refusals, the merges."""
 
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,14 @@ def test_the_head_starts_as_asked(vit):
     with pytest.raises(ValueError, match="unknown head start 'one'; known: normal, zero, kaiming"):
         start("one")
     assert not sidetune.adapt(vit, "linear", num_classes=3, head_start="zero").head.weight.any()
+
+
+def test_choices_are_given_by_name_and_stay(vit):
+    for method in METHODS.values():
+        with pytest.raises(TypeError, match="positional"):
+            type(method)(1)
+        with pytest.raises(FrozenInstanceError, match="lr"):
+            method.lr = 1.0
 
 
 @pytest.mark.parametrize("name", ["dtl", "dtl+", "vpt-deep"])

@@ -1,6 +1,7 @@
 """A tap at or before the frozen depth is the prefix's own, a later one the suffix's, after what is written there."""
 
 import pytest
+import timm
 import torch
 from conftest import CHANGING, STAGES, TINY, taps, tiny_backbone, tiny_network
 from torch import nn
@@ -208,6 +209,52 @@ def test_rates_of_dropping_grow_by_the_linear_rule_from_zero_at_the_first_block(
     assert type(getattr(suffix.blocks["1"], names[0])) is nn.Identity
 
 
+@pytest.mark.parametrize(("depth", "rates"), [(1, [0]), (2, [0, 0.3])])
+def test_the_last_of_few_blocks_has_the_whole_rate_and_an_only_one_none(depth, rates):
+    name, changes = TINY["vit"]
+    backbone = sidetune.open_backbone(timm.create_model(name, num_classes=0, **{**changes, "depth": depth}))
+    suffix = Suffix(backbone, adaptation(find_method("full"), backbone), taps("pool.mean"))
+    suffix.set_drop_path(0.3)
+    assert [getattr(block.drop_path2, "drop_prob", 0) for block in suffix.blocks.values()] == rates
+
+
+def test_a_suffix_is_made_asleep_and_computes_nothing_again_until_it_is_told(vit):
+    suffix = Suffix(vit, adaptation(find_method("full"), vit), taps("output.4"))
+    assert not any(module.training for module in suffix.modules())
+    counts = runs_of(suffix)
+    suffix(torch.randn(1, 3, 32, 32))[block_output(4)].sum().backward()
+    assert set(counts.values()) == {1}
+
+
+def test_blocks_computed_again_give_the_gradients_of_blocks_that_were_not(vit):
+    """Of the first block too, whose input asks for none."""
+    suffix = Suffix(vit, adaptation(find_method("lora"), vit), taps("output.4"))
+    features = Prefix(vit, suffix.need)(torch.randn(2, 3, 32, 32), suffix.need)
+    with torch.no_grad():
+        for p in suffix.parameters():
+            if p.requires_grad:
+                p.normal_(std=0.1)
+    gradients = []
+    for suffix.num_recomputed in (0, 4):
+        suffix.zero_grad()
+        suffix(features)[block_output(4)].square().sum().backward()
+        gradients.append({name: p.grad for name, p in suffix.named_parameters() if p.requires_grad})
+    assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 4
+    assert all(torch.allclose(gradient, gradients[1][name], rtol=1e-5) for name, gradient in gradients[0].items())
+
+
+def test_blocks_that_gather_statistics_run_once_and_others_with_such_norms_twice():
+    backbone = tiny_backbone("resnet")
+    suffix = Suffix(backbone, adaptation(find_method("full"), backbone), taps("output.8"))
+    suffix.num_recomputed, counts = 8, runs_of(suffix)
+    suffix.train()
+    suffix(torch.randn(2, 3, 32, 32))[block_output(8)].sum().backward()
+    assert set(counts.values()) == {1}
+    suffix.eval()
+    suffix(torch.randn(2, 3, 32, 32))[block_output(8)].sum().backward()
+    assert set(counts.values()) == {3}
+
+
 def runs_of(suffix):
     """Counts how often each block runs."""
     counts = dict.fromkeys(suffix.blocks, 0)
@@ -275,9 +322,9 @@ def test_taps_of_the_prefix_are_kept_in_the_context_that_is_asked_for_and_nothin
     assert {t.data_ptr() for t in there} <= inputs | weights, "what blocks keep stays where it is"
 
 
-@pytest.mark.parametrize(("size", "is_fused"), [(80, False), (88, False), (96, True)])
+@pytest.mark.parametrize(("size", "is_fused"), [(80, False), ((8, 1016), False), ((64, 128), True), (96, True)])
 def test_small_attention_is_multiplied_out_where_it_is_asked_for(size, is_fused):
-    """8-pixel patches: 101, 122 and 145 tokens; up to 128 are small."""
+    """8-pixel patches: 101, 128, 129 and 145 tokens; up to 128 are small."""
     backbone = sidetune.open_backbone(tiny_network("vit"), image_size=size)
     suffix = Suffix(backbone, adaptation(find_method("lora"), backbone), taps("pool.mean"))
     fused = {module for module in suffix.modules() if getattr(module, "fused_attn", False)}
