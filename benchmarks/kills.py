@@ -133,6 +133,8 @@ def main() -> None:
     parser.add_argument("--only", help="verbs, with commas between; the others stay as they were in the file")
     given = parser.parse_args()
     rng, table = random.Random(given.seed), {}
+    file = RESULTS / "kills.json"
+    before = json.loads(file.read_text())["verbs"] if given.only and file.exists() else {}
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         torch.manual_seed(0)
@@ -166,10 +168,8 @@ def main() -> None:
                 print(f"{verb}: {table[verb]}", flush=True)
                 remove(killed)
                 remove(whole)
-    file = RESULTS / "kills.json"
-    before = json.loads(file.read_text())["verbs"] if given.only and file.exists() else {}
-    result = {"kind": "kills", **birth_certificate(), "seed": given.seed, "verbs": {**before, **table}}
-    file.write_text(json.dumps(result, indent=1) + "\n")
+                result = {"kind": "kills", **birth_certificate(), "seed": given.seed, "verbs": {**before, **table}}
+                file.write_text(json.dumps(result, indent=1) + "\n")
     sys.exit(any(row["different"] or row["files_left"] for row in table.values()))
 
 
