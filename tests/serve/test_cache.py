@@ -1,5 +1,6 @@
 """Features on disk."""
 
+import errno
 import os
 import shutil
 import threading
@@ -26,6 +27,37 @@ def test_what_is_put_is_got_and_what_is_not_is_none(cache):
     cache.put("a", b"one")
     cache.put("b", memoryview(b""))
     assert cache.get("a") == b"one" and cache.get("b") == b"" and cache.get("c") is None
+
+
+def test_what_is_counted_is_what_the_files_take_on_disk(cache):
+    for key, size in (("a", BLOCK - 16), ("b", BLOCK - 15), ("c", 3 * BLOCK)):
+        before = cache.total
+        cache.put(key, bytes(size))
+        assert cache.path(name_of(key)).stat().st_size == size + 16
+        assert cache.total - before == {"a": 1, "b": 2, "c": 4}[key] * BLOCK
+    cache.put("c", b"smaller now")
+    assert cache.total == 4 * BLOCK == sum(cache.sizes.values())
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO])
+def test_an_entry_is_there_whole_or_as_it_was(cache, faulty_disk, error):
+    cache.put("a", b"before")
+    faulty_disk.fail("replace", error)
+    for key in "ab":
+        with pytest.raises(OSError, match=os.strerror(error)):
+            cache.put(key, b"after")
+    assert faulty_disk.seen["replace"] == 2
+    assert cache.get("a") == b"before" and cache.get("b") is None and len(files(cache)) == 1
+    assert cache.total == BLOCK
+
+
+def test_readers_see_an_entry_before_or_after_but_never_half_of_it(cache, monkeypatch):
+    """What stands under the name while a new entry is written beside it."""
+    cache.put("a", b"before")
+    replace, seen = os.replace, []
+    monkeypatch.setattr(os, "replace", lambda half, path: (seen.append(cache.get("a")), replace(half, path)))
+    cache.put("a", bytes(3 * BLOCK))
+    assert seen == [b"before"] and cache.get("a") == bytes(3 * BLOCK)
 
 
 def test_the_longest_unused_goes_when_there_is_no_room(cache):

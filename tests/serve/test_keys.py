@@ -1,10 +1,12 @@
 """Who may ask, and how much."""
 
+import hashlib
 import logging
+import pickle
 
 import pytest
 
-from sidetune.serve.bucket import Bucket
+from sidetune.serve.bucket import Bucket, busy
 from sidetune.serve.keys import KeyFile, read_keys
 from sidetune.serve.settings import Settings
 from sidetune.wire.ask import Ask
@@ -72,6 +74,84 @@ def test_a_bucket_fills_again_and_lends_to_large_requests():
     now = 1000.0
     bucket.check()
     assert bucket.level == 10
+
+
+@pytest.mark.parametrize("rate, burst", [(2, 5), (0.5, 10), (1000, 10)])
+def test_no_more_than_the_rate_is_taken_in_the_long_run_however_it_is_asked_for(rate, burst):
+    now, taken = 0.0, 0
+    bucket = Bucket(rate=rate, burst=burst, clock=lambda: now)
+    while now < 100:
+        if bucket.debt() == 0:
+            bucket.take(1)
+            taken += 1
+        now += 1 / (4 * rate)  # four tries for each that may be had, each a look at the bucket
+    assert rate * (burst + 100) <= taken <= rate * (burst + 100) + 2
+
+
+def test_a_debt_is_told_in_seconds_and_a_rate_of_0_knows_none():
+    now = 10.0
+    bucket = Bucket(rate=4, burst=2, clock=lambda: now)
+    bucket.take(14)
+    assert bucket.debt() == pytest.approx(1.5)
+    now = 11.0
+    assert bucket.debt() == pytest.approx(0.5) and bucket.debt() == pytest.approx(0.5)
+    with pytest.raises(Exception, match="more than 4 images a second") as refused:
+        bucket.check()
+    assert refused.value.status_code == 429 and refused.value.headers == {"Retry-After": "1"}
+    now = 11.5
+    bucket.check()
+    free = Bucket(rate=0, clock=lambda: now)
+    free.take(10**9)
+    free.check()
+    assert free.debt() == 0
+
+
+@pytest.mark.parametrize("seconds, said", [(0, "1"), (1.2, "2"), (60, "60"), (4000, "60")])
+def test_when_to_come_again_is_told_within_a_minute(seconds, said):
+    assert busy("later", seconds).headers == {"Retry-After": said}
+    assert (busy("later", seconds).status_code, busy("later", seconds, 429).status_code) == (503, 429)
+
+
+def test_a_key_of_sixteen_characters_is_long_enough_and_limits_are_the_services_or_less(tmp_path):
+    path = tmp_path / "keys.toml"
+    key = "0123456789abcdef"
+    path.write_text(
+        f'[small]\nkey = "{key}"\nmax_body = 10\n[large]\nkey = "{key}g"\nmax_body = 999\n'
+        f'[plain]\nkey = "{key}h"\nrate = 3.5\n'
+    )
+    keys = read_keys(path, Settings(max_body=100, rate=7))
+    found = [keys.find(f"bearer {k}") for k in (key, key + "g", key + "h")]
+    assert [c.name for c in found] == ["small", "large", "plain"]
+    assert [c.max_body for c in found] == [10, 100, 100] and [c.bucket.rate for c in found] == [7, 7, 3.5]
+    path.write_text(f'[short]\nkey = "{key[:-1]}"\n')
+    with pytest.raises(ValueError, match=r"\[short\] needs key = '...' of at least 16 characters"):
+        read_keys(path, Settings())
+
+
+def test_without_a_file_everyone_is_one_caller_and_labels_tell_no_names(keys):
+    anyone = read_keys(None, Settings(rate=3)).find("whatever")
+    assert (anyone.name, anyone.label, anyone.has_key, anyone.bucket.rate) == ("anyone", "anyone", False, 3)
+    green = read_keys(keys, Settings()).find(f"Bearer {GREEN}")
+    assert green.label == hashlib.sha256(b"green").hexdigest()[:12] and green.has_key
+
+
+def test_two_authorisations_are_none(talk, keys):
+    async def work(client):
+        headers = [(b"authorization", f"Bearer {GREEN}".encode()), (b"authorization", f"Bearer {RED}".encode())]
+        return await client.get("/v2", headers=headers), await client.get("/v2", headers=bearer(GREEN))
+
+    assert [r.status_code for r in talk(work, keys=keys)] == [401, 200]
+
+
+def test_a_rate_that_was_changed_begins_anew(keys):
+    now = [0.0]
+    file = KeyFile(keys, Settings(), clock=lambda: now[0])
+    red, green = (file.find(f"Bearer {key}").bucket for key in (RED, GREEN))
+    keys.write_text(keys.read_text().replace("rate = 0.2", "rate = 0.25"))
+    now[0] = 1.0
+    assert file.find(f"Bearer {RED}").bucket is not red and file.find(f"Bearer {RED}").bucket.rate == 0.25
+    assert file.find(f"Bearer {GREEN}").bucket is green
+    assert pickle.loads(pickle.dumps(KeyFile(keys, Settings()))).looked == 0
 
 
 @pytest.mark.parametrize(

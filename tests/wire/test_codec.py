@@ -1,7 +1,11 @@
 """Features to bytes and back."""
 
+import re
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidetune.wire.codec import PRECISIONS, decode, decode_batch, encode, num_bytes
 from sidetune.wire.compression import compress, decompress
@@ -43,6 +47,54 @@ def test_what_is_encoded_decodes_to_about_the_same(shape, precision):
 def test_no_channel_is_drowned_by_larger_ones():
     assert lost(features(), "int8").max() < 1e-3
     assert np.median(lost(features(), "int4")) < 0.015 and lost(features(), "int4").max() < 0.1
+
+
+HALF = 0.5 + 127 * 2**-11 + 2**-9
+"""Steps that a code may be away from its number: rounding, and what rounding the scale itself moves the last level."""
+
+
+@given(
+    matrix=st.integers(1, 3),
+    tokens=st.integers(1, 9),
+    channels=st.integers(1, 9),
+    size=st.floats(-3, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_every_number_in_eight_bits_is_within_half_a_step_of_its_token_and_channel(
+    matrix, tokens, channels, size, seed
+):
+    x = (np.random.default_rng(seed).standard_normal((matrix, tokens, channels)) * 10**size).astype(np.float32)
+    data = encode(x, "int8")
+    y = decode(data, x.shape, "int8")
+    rows = data.reshape(matrix, -1)
+    scales = rows[:, : len(rows[0]) - tokens * channels].copy().view("<f2").astype(np.float64)
+    if tokens > 1:  # means, spreads, steps
+        spread, step = scales[:, channels : 2 * channels], scales[:, 2 * channels :]
+        mean = scales[:, :channels]
+        assert np.allclose(mean, x.mean(axis=1), rtol=2e-3, atol=1e-6 * 10**size + 1e-7)
+    else:
+        spread, step = np.ones((matrix, channels)), scales
+    assert step.shape == (matrix, tokens)
+    allowed = HALF * step[:, :, None] * spread[:, None, :]
+    assert (np.abs(y.astype(np.float64) - x) <= allowed + 1e-6 * np.abs(x) + 1e-7).all()
+
+
+@given(channels=st.integers(1, 40), size=st.floats(-2, 3), seed=st.integers(0, 2**32 - 1))
+def test_every_number_of_a_vector_in_four_bits_is_within_half_a_step_or_beyond_the_last_level(channels, size, seed):
+    x = (np.random.default_rng(seed).standard_normal(channels) * 10**size).astype(np.float32)
+    data = encode(x, "int4")
+    step = float(data[:2].view("<f2")[0])
+    y = decode(data, x.shape, "int4") / step
+    inside = np.abs(x / step) <= 8
+    assert (np.abs(y - x / step)[inside] <= 0.5 + 1e-3).all()
+    assert np.array_equal(y[~inside], np.sign(x[~inside]) * 7.5)
+
+
+@given(st.lists(st.floats(-65000, 65000, width=32), min_size=1, max_size=12))
+def test_half_precision_is_numpys(numbers):
+    x = np.array(numbers, np.float32)
+    assert np.array_equal(encode(x, "fp16"), x.astype("<f2").view(np.uint8))
+    assert np.array_equal(decode(encode(x, "fp16"), x.shape, "fp16"), x.astype("<f2").astype(np.float32))
 
 
 def test_four_bits_lose_less_of_what_tokens_share():
@@ -122,8 +174,14 @@ def test_what_does_not_fit_is_refused():
         num_bytes((5, 8), "int3")
     with pytest.raises(ValueError, match="are 43 bytes an image, got an array of shape \\(1, 35\\)"):
         decode(bytes(35), (5, 4), "int4")
-    with pytest.raises(ValueError, match="out must be float32"):
-        decode(bytes(20), (5,), "fp32", np.empty(5))
+    for out in (np.empty(5), np.empty(4, np.float32), np.empty(10, np.float32)[::2]):
+        with pytest.raises(ValueError, match=r"out must be float32, contiguous and of shape \(1, 5\), got float"):
+            decode(bytes(20), (5,), "fp32", out)
+    for data in (np.zeros(20, np.uint8), np.zeros((1, 20, 1), np.uint8), np.zeros((2, 19), np.uint8)):
+        with pytest.raises(
+            ValueError, match=f"are 20 bytes an image, got an array of shape {re.escape(str(data.shape))}"
+        ):
+            decode_batch(data, (5,), "fp32")
     with pytest.raises(ValueError, match="shape"):
         num_bytes((), "fp32")
 
