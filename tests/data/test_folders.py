@@ -205,12 +205,18 @@ def test_classes_with_one_image_are_told_where_validation_is_split_off_training_
 
 
 def test_known_classes_number_the_labels_of_a_folder_and_of_parts(tmp_path):
-    known = ("b", "x", "a")
-    assert read_folder(grown(tmp_path / "one", {"a": 3, "b": 3}), known).labels == [2, 2, 2, 0, 0, 0]
+    known = ("b", "a", "x")
+    assert read_folder(grown(tmp_path / "one", {"a": 3, "b": 3}), known).labels == [1, 1, 1, 0, 0, 0]
     whole = read_splits(tmp_path / "one", classes=known)
-    assert whole.train.classes == known and all(set(part.labels) == {0, 2} for part in whole.parts().values())
+    assert whole.train.classes == known and all(set(part.labels) == {0, 1} for part in whole.parts().values())
     parts = read_splits(grown(tmp_path / "parts", {"train/a": 2, "train/b": 1, "val/x": 1, "test/b": 1}), classes=known)
-    assert (parts.train.labels, parts.val.labels, parts.test.labels) == ([2, 2, 0], [1], [0])
+    assert (parts.train.labels, parts.val.labels, parts.test.labels) == ([1, 1, 0], [2], [0])
+
+
+def test_a_folder_of_classes_tells_what_is_passed_over_too(tmp_path):
+    (grown(tmp_path, {"a": 1, "b": 1}) / "b/notes.txt").touch()
+    with pytest.warns(DataWarning, match=f"^{tmp_path}: passed over 1 files that are no images here: 1 .txt$"):
+        assert read_folder(tmp_path).labels == [0, 1]
 
 
 def test_folders_that_are_no_known_class_are_named_with_those_that_are(tmp_path):

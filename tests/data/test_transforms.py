@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data import create_transform
 from torchvision import transforms as v1
 
-from sidetune.data.geometry import shortened
+from sidetune.data.geometry import Geometry, shortened
 from sidetune.data.transforms import Transform
 
 MEAN, STD = (0.1, 0.5, 0.9), (0.2, 0.25, 0.3)
@@ -171,10 +171,24 @@ def test_pictures_with_chance_in_their_transform_differ_from_epoch_to_epoch():
     assert random_ones == {"vtab-flip", "photo", "few-shot"}
 
 
+@pytest.mark.parametrize("preset", ["vtab", "vtab-flip", "vtab-crop", "photo", "few-shot"])
+def test_what_is_seen_can_be_cut_out_first_and_become_numbers_later(preset):
+    image, chosen = picture(70, 50), transform(preset)
+    seen = chosen.geometry()(image)
+    assert seen.size == (32, 24)
+    same(chosen.to_tensor()(seen), normalised(seen))
+    assert torch.equal(chosen.to_tensor()(seen), chosen.evaluation()(image))
+
+
 def test_transforms_are_values_that_cannot_change():
     assert len({transform("vtab"), transform("vtab"), transform("photo")}) == 2
     with pytest.raises(FrozenInstanceError, match="preset"):
         transform("vtab").preset = "photo"
+    with pytest.raises(FrozenInstanceError, match="size"):
+        transform("vtab").geometry().size = (1, 1)
+    for kind, values in ((Transform, ("vtab", (24, 32), MEAN, STD)), (Geometry, ((24, 32), 37))):
+        with pytest.raises(TypeError, match="positional"):
+            kind(*values)
 
 
 @given(long=st.integers(1, 4000), short=st.integers(1, 40), upright=st.booleans())

@@ -1,9 +1,12 @@
 """DTLv2 against a plain reading of the journal's equations, its counts, and what it keeps."""
 
+import numpy as np
 import pytest
 import timm
 import torch
 from conftest import CHANGING, CHANNELS_FIRST, GRIDS, PREFIX_TOKENS, TINY, stage_of, tiny_backbone
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import sidetune
@@ -11,6 +14,7 @@ from sidetune.contract import disturb, features_stand_for_images, its_trained_pa
 from sidetune.measure.memory import TensorBytes
 from sidetune.measure.parameters import count
 from sidetune.methods import DTL, DTLv2
+from sidetune.methods.dtlv2 import later_of_one_h, num_groups
 from sidetune.methods.hidden import LowRankMap, State, form
 from sidetune.methods.joins import Convolution
 from sidetune.seam.taps import block_input, block_output
@@ -315,9 +319,9 @@ def test_h_of_earlier_stages_crosses_the_seam_as_the_inputs_it_is_made_of():
     disturb(model)
     images, labels = torch.randn(3, 3, 64, 64), torch.tensor([0, 1, 2])
     gradients = []
-    for given in (images, model.features(images)):
+    for x in (images, model.features(images)):
         model.zero_grad()
-        model.task.loss(model(given), labels).backward()
+        model.task.loss(model(x), labels).backward()
         gradients.append([p.grad for p in model.parameters() if p.requires_grad])
     assert all(map(torch.equal, *gradients))
     assert model.suffix.side.w["1"].a.grad.any(), "a read three stages before the first write is trained"
@@ -452,6 +456,38 @@ def test_l_share_scales_the_later_of_writes_that_share_one_h(vit):
     state = side.read(1, torch.randn(2, 17, 48), None)
     first, later = (side.fused(i, state) for i in (1, 2))
     assert torch.allclose(later, first * side.scale["2"].gamma + side.scale["2"].beta, atol=1e-6)
+
+
+@given(
+    stages=st.lists(st.integers(1, 4), min_size=1, max_size=4).map(
+        lambda counts: np.repeat(range(len(counts)), counts)
+    ),
+    draw=st.data(),
+)
+def test_writes_share_an_h_within_a_stage_while_nothing_is_read(stages, draw):
+    """h as a tuple of what was added to it: reads, and a mark where a stage begins."""
+    blocks = range(1, len(stages) + 1)
+    reads, writes = (tuple(sorted(draw.draw(st.sets(st.sampled_from(blocks), min_size=1)))) for _ in range(2))
+    h, before, expected = (), None, []
+    for i in blocks:
+        if i > 1 and stages[i - 1] != stages[i - 2]:
+            h = (*h, "stage")
+        h = (*h, i) if i in reads else h
+        if i in writes:
+            expected += [i] if h == before else []
+            before = h
+    assert later_of_one_h(reads, writes, {i: int(stages[i - 1]) for i in blocks}) == expected
+
+
+@pytest.mark.parametrize(
+    ("width", "next_width", "group_size", "groups"),
+    [(128, 256, 4, 32), (128, 256, 1, 128), (8, 16, 4, 2), (16, 24, 4, 4), (24, 40, 4, 4), (40, 80, 4, 10),
+     (80, 112, 4, 16), (192, 320, 4, 32), (8, 16, 16, 1), (8, 16, 8, 1), (9, 16, 4, 1)],
+)  # fmt: skip
+def test_groups_are_a_quarter_of_the_channels_or_the_next_smaller_number_that_divides_both(
+    width, next_width, group_size, groups
+):
+    assert num_groups(width, next_width, group_size) == groups
 
 
 def test_l_share_with_nothing_to_scale_warns(vit):
