@@ -74,7 +74,7 @@ def check_same(model: AdaptedModel, plain: nn.Module) -> None:
     expected = adapted.float().cpu()
     found = plain(image.to(next(plain.parameters()).device)).float().cpu()
     difference, largest = (found - expected).abs().max(), torch.maximum(found.abs().max(), expected.abs().max())
-    if not difference <= (0.3 if is_low(model.dtype) else 1e-2) * largest:
+    if not (difference.isfinite() and difference <= (0.3 if is_low(model.dtype) else 1e-2) * largest):
         raise CannotMerge(
             f"the plain network with the method folded into it gives other logits (off by {difference:.1g}), so "
             f"something was replaced that weights do not tell, such as an activation; export the whole model instead"
