@@ -1,13 +1,19 @@
 """Parts, classes, or data sets: decided by what is inside, and in doubt the message says how to say it."""
 
 import shutil
+import tempfile
+import warnings
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from sidetune.data.folders import read_folder, read_splits
+from sidetune.data.layout import part_in, part_of, parts_of
 from sidetune.data.sources import read_data, read_scored, read_training
 from sidetune.errors import DataError, DataWarning
 
@@ -192,3 +198,121 @@ def test_scoring_knows_the_classes_and_so_what_a_folder_holds(tree):
     assert len(read_scored(root, ("bus", "test", "train"))[1]) == 10
     with pytest.warns(DataWarning, match="2 images beside the class folders"):
         assert len(read_scored(root, ("electric", "steam"), part="train")[1]) == 4
+
+
+def files(root, *names):
+    """Empty files called like images: who tells folders apart opens none."""
+    for name in names:
+        path = Path(root, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return Path(root)
+
+
+CLASSES = st.sets(st.sampled_from(["bus", "car", "Dog", "tree"]), min_size=1)
+SPELLED = st.fixed_dictionaries(
+    {"train": st.sampled_from(["train", "Train", "TRAINING"])},
+    optional={
+        "val": st.sampled_from(["val", "Valid", "validation", "VAL"]),
+        "test": st.sampled_from(["test", "Testing", "TEST"]),
+    },
+)
+
+
+@given(parts=st.sets(st.sampled_from(["train", "val", "test"])), others=CLASSES)
+def test_folders_that_hold_images_themselves_are_classes_whatever_they_are_called(parts, others):
+    with tempfile.TemporaryDirectory() as root:
+        files(root, *(f"{name}/{i}.jpg" for name in (*parts, *others) for i in range(3)))
+        assert parts_of(Path(root)) is None
+        assert parts_of(Path(root), classes=(*parts, *others)) is None
+
+
+@given(spelled=SPELLED, classes=CLASSES, extra=st.sampled_from([None, "notes", ".cache"]))
+def test_folders_of_folders_are_parts_in_any_spelling(spelled, classes, extra):
+    with tempfile.TemporaryDirectory() as root:
+        files(root, *(f"{name}/{c}/1.jpg" for name in spelled.values() for c in classes))
+        if extra is not None:
+            Path(root, extra).mkdir()
+        expected = {part: Path(root, name) for part, name in spelled.items()}
+        assert parts_of(Path(root)) == expected
+        assert parts_of(Path(root), "parts") == expected
+        assert parts_of(Path(root), classes=tuple(classes)) == expected
+        assert parts_of(Path(root), "classes") is None
+        assert parts_of(Path(root), classes=(*spelled.values(), "more")) is None, "these are the known classes"
+        for part in ("train", "val", "test"):
+            assert part_in(Path(root), part, "auto", tuple(classes)) == expected.get(part)
+            assert part_in(Path(root), part, "classes", tuple(classes)) is None
+            assert part_in(Path(root), part, "auto", (*spelled.values(), extra or "more")) is None
+
+
+@given(spelled=SPELLED.filter(lambda spelled: len(spelled) > 1), classes=CLASSES)
+def test_parts_without_train_are_refused_with_those_that_are_there(spelled, classes):
+    there = [name for part, name in spelled.items() if part != "train"]
+    with tempfile.TemporaryDirectory() as root:
+        files(root, *(f"{name}/{c}/1.jpg" for name in there for c in classes))
+        with pytest.raises(DataError, match=f"{root} has .*{there[0]}.* but no .*train$"):
+            parts_of(Path(root))
+        with pytest.raises(DataError, match="but no .*train$"):
+            parts_of(Path(root), "parts")
+
+
+def test_said_to_be_parts_a_folder_of_classes_has_none(tmp_path):
+    with pytest.raises(DataError, match="has none of the folders train, val, test but no .*train$"):
+        parts_of(files(tmp_path, "cat/1.jpg", "dog/1.jpg"), "parts")
+    assert parts_of(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("train", "train"), ("Training", "train"), ("valid", "val"), ("VALIDATION", "val"), ("val", "val"),
+     ("test", "test"), ("testing", "test"), ("trains", None), ("test2", None), ("tes", None), ("", None)],
+)  # fmt: skip
+def test_parts_are_called_by_seven_names(name, part):
+    assert part_of(name) == part
+
+
+def test_folders_that_share_a_name_with_train_are_more_data_of_parts(tmp_path):
+    """night/ has a class of train/'s, so that train is a part; called apart from it, and with images in it, it may
+    not be."""
+    root = files(tmp_path / "a", "train/a/1.jpg", "train/b/1.jpg", "night/b/1.jpg", "loose/1.jpg")
+    assert parts_of(root) == {"train": root / "train"}
+    root = files(tmp_path / "b", "train/a/1.jpg", "train/b/1.jpg", "night/c/1.jpg", "loose/1.jpg")
+    with pytest.raises(
+        DataError, match=r"could hold the parts .* train/ holds folders \(a, b\); loose/ holds 1 images it"
+    ):
+        parts_of(root)
+    root = files(tmp_path / "c", "train/a/1.jpg", "train/b/1.jpg", "night/c/1.jpg")
+    assert parts_of(root) == {"train": root / "train"}, "no other folder holds images itself"
+    root = files(tmp_path / "d", "train/1.jpg", "test/a/1.jpg", "bus/1.jpg")
+    with pytest.raises(DataError, match="test/ holds folders .a.; train/ holds 1 images itself; bus/ holds 1 images"):
+        parts_of(root)
+
+
+def test_what_stands_in_doubt_is_told_of_three_folders_at_most(tmp_path):
+    root = files(tmp_path, "train/a/1.jpg", *(f"{name}/1.jpg" for name in "pqrs"))
+    with pytest.raises(
+        DataError, match=r"p/ holds 1 images itself; q/ .*; r/ holds 1 images itself\. Say which: --set"
+    ):
+        parts_of(root)
+
+
+def test_the_level_is_looked_at_in_every_folder_that_holds_images_and_none_of_its_own(tmp_path):
+    def classes(**layout):
+        shutil.rmtree(tmp_path / "set", ignore_errors=True)
+        root = files(tmp_path / "set", *(f"{name}/{image}" for name, images in layout.items() for image in images))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DataWarning)
+            return read_folder(root).classes
+
+    several = ("x/1.jpg", "y/1.jpg")
+    with pytest.raises(
+        DataError, match=r"\(a, b\) would be the classes, .* \(a/ has x, y\): name one data set, such as"
+    ):
+        classes(a=several, b=several)
+    assert classes(a=several, b=(*several, "1.jpg")) == ("a", "b"), "b has an image of its own"
+    assert classes(a=several, b=("x/1.jpg",)) == ("a", "b"), "b has one folder, as a class may"
+    with pytest.raises(DataError, match="would be the classes"):
+        classes(a=several, b=several, c=("notes.txt",))
+    with pytest.raises(DataError, match=r"b/ has train\): name one data set"):
+        classes(a=("1.jpg",), b=("train/1.jpg",))
+    assert classes(a=("1.jpg",), b=("train/1.jpg", "1.jpg")) == ("a", "b")
