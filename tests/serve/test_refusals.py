@@ -33,6 +33,14 @@ def bomb(width=50_000, height=50_000):
     )
 
 
+async def until(ask, is_right):
+    """The first answer that is right."""
+    async with asyncio.timeout(20):
+        while not is_right(answer := await ask()):
+            await asyncio.sleep(0.01)
+    return answer
+
+
 def refused(talk, picture, send, *workers, **settings):
     """What the service said to a request; it must still answer a good one."""
 
@@ -113,14 +121,18 @@ def test_a_body_that_does_not_come_is_given_up(talk, picture):
 
 def test_all_bodies_together_stay_within_a_budget(talk, picture):
     async def work(client):
+        held, release = asyncio.Event(), asyncio.Event()
+
         async def slow():
             yield bytes(40_000)
-            await asyncio.sleep(0.3)
+            held.set()  # more is asked for
+            await release.wait()
             yield b"x"
 
         slow_one = asyncio.create_task(client.post(slow()))
-        await asyncio.sleep(0.1)
+        await held.wait()
         other = await client.post(bytes(40_000))
+        release.set()
         await slow_one
         return other, await client.post(*build_request([picture(1)], [SUM]))
 
@@ -190,7 +202,8 @@ def test_a_full_queue_says_when_to_come_again(talk, picture, worker_of, vit):
 
     async def work(client):
         accepted = [asyncio.create_task(client.infer([picture(i), picture(i + 50)], [SUM])) for i in range(4)]
-        await asyncio.sleep(0.3)
+        full = 'sidetune_queue_images{model="tiny"} 8.0'
+        await until(lambda: client.get("/metrics"), lambda told: full in told.text)
         too_many = await client.post(*build_request([picture(9)], [SUM]))
         worker.go.set()
         return too_many, await asyncio.gather(*accepted), await client.infer([picture(9)], [SUM])
