@@ -401,6 +401,12 @@ def test_batchnorms_gather_statistics_where_their_weight_is_trained(method, is_a
     assert moved == is_awake
 
 
+def test_a_batchnorm_that_has_no_weight_to_train_gathers_nothing(vit):
+    wraps = {4: {"norm2": lambda _: nn.BatchNorm1d(17, affine=False)}}
+    suffix = Suffix(vit, Adaptation(wraps=wraps), taps("output.4")).train()
+    assert suffix.blocks["4"].training and not suffix.blocks["4"].norm2.training
+
+
 def test_several_layers_in_a_row_are_replaced_where_the_first_stood(vit):
     class Doubled(nn.Module):
         def __init__(self, row):
