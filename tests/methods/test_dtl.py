@@ -119,7 +119,7 @@ def test_blocks_and_ranks_are_those_of_the_authors_code(network, choices, reads,
 
 def test_skips_in_place_of_maps_keep_the_contract(backbone):
     method = DTL(maps="skip", fusion="depthwise")
-    assert not method.starts_as_identity
+    assert method.starts_as_identity is False and DTL(fusion="depthwise").starts_as_identity is True
     check_method(method, backbone)
 
 

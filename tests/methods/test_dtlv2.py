@@ -234,6 +234,11 @@ def test_ranks_reach_to_the_widest_block_that_is_read_or_written():
         sidetune.adapt(backbone, DTLv2(rank=129), num_classes=3)
 
 
+def test_it_starts_as_the_plain_backbone_unless_a_transition_of_it_joins_stages():
+    starts = {c: DTLv2(connection=c).starts_as_identity for c in ("reset", "grouped", "full", "backbone", "learned")}
+    assert starts == {"reset": True, "grouped": True, "full": True, "backbone": False, "learned": False}
+
+
 @pytest.mark.parametrize(("kind", "rank"), [("vit", 2), ("swin", 4), ("convnext", 4), ("resnet", 4)])
 def test_what_is_taken_where_nothing_is_said_is_the_journals(kind, rank):
     method = DTLv2()

@@ -144,7 +144,7 @@ def test_the_named_choices_are_those_that_fit_the_papers_table():
     """0.38 Mi parameters in 4 layers on ViT-B are r = 32; see also the counts in test_methods."""
     method = MIST()
     assert (method.rank, method.layers, method.block, method.gather, method.k) == (32, 4, "lae", True, None)
-    assert (method.lr, method.pool) == (1e-3, "mean")
+    assert (method.lr, method.pool, method.starts_as_identity) == (1e-3, "mean", False)
     assert round(4 * (4 * 768 * method.rank + 2 * 768) / 2**20, 2) == 0.38
 
 
