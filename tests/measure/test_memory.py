@@ -128,6 +128,7 @@ def test_storages_are_watched_once_and_counted_whole():
 
 def test_several_results_of_one_operation_are_all_counted():
     with TensorBytes() as tracker:
+        assert tracker.alive == tracker.peak == 0
         values, places = block(8).max(0, keepdim=True)
         parts = torch.split(block(4), 256)
         assert tracker.alive == 4 + 8 + 4 * KIB and len(parts) == 4 and (values, places) is not None
