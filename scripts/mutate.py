@@ -74,9 +74,11 @@ def mutants(source: str) -> list[Mutant]:
 
 
 def worth_changing(tree: ast.AST) -> Iterator[ast.expr | ast.stmt]:
-    """Expressions and statements that compute: no annotations, no texts."""
+    """Expressions and statements that compute: no annotations, no texts, not what a class is decorated with."""
     for name, value in ast.iter_fields(tree):
-        if name in ("annotation", "returns", "type_params") or isinstance(tree, (ast.JoinedStr, ast.Import)):
+        if name in ("annotation", "returns", "type_params", "decorator_list") or isinstance(
+            tree, (ast.JoinedStr, ast.Import)
+        ):
             continue
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or is_type_checking(child):
