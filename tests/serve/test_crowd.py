@@ -103,6 +103,10 @@ def test_who_leaves_before_or_at_the_door_takes_no_place():
     run(work)
 
 
+def test_it_is_as_the_docs_say():
+    assert (AT_ONCE, LATELY) == (4, 5.0)
+
+
 def test_whom_it_keeps_in_mind_is_bounded(monkeypatch):
     monkeypatch.setattr("sidetune.serve.crowd.MOST_CALLERS", 3)
     crowd = Crowd(clock=Clock())

@@ -41,6 +41,10 @@ def slept(waste, who="flood"):
     return waste.sleep.__self__.slept[before:]
 
 
+def test_it_is_as_the_docs_say():
+    assert (RATE, RATE // LEAST, BURST, PATIENCE, WORST) == (16 * 2**20, 64, 16 * 2**20, 2, 4)
+
+
 def test_what_is_within_the_allowance_is_not_held_back(waste):
     waste.add("flood", BURST)
     assert slept(waste) == []
