@@ -24,7 +24,8 @@ pytest_plugins = ["services", "faulty_disk"]
 
 # The same examples each time, nothing kept between runs, no clock.
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None, max_examples=30)
-hypothesis.settings.load_profile("same")
+hypothesis.settings.register_profile("many", database=None, deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("same")  # unless --hypothesis-profile many asks for others
 
 torch.set_num_threads(1)  # `make test` runs two workers
 

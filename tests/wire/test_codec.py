@@ -49,8 +49,9 @@ def test_no_channel_is_drowned_by_larger_ones():
     assert np.median(lost(features(), "int4")) < 0.015 and lost(features(), "int4").max() < 0.1
 
 
-HALF = 0.5 + 127 * 2**-11 + 2**-9
-"""Steps that a code may be away from its number: rounding, and what rounding the scale itself moves the last level."""
+HALF, SMALLEST = 0.5 + 127 * 2**-11 + 2**-9, 2.0**-25
+"""Steps that a code may be away from its number: rounding, and what rounding the scale itself moves the last level,
+which of a scale next to 0 is half of the smallest number that it can be."""
 
 
 @given(
@@ -75,7 +76,7 @@ def test_every_number_in_eight_bits_is_within_half_a_step_of_its_token_and_chann
     else:
         spread, step = np.ones((matrix, channels)), scales
     assert step.shape == (matrix, tokens)
-    allowed = HALF * step[:, :, None] * spread[:, None, :]
+    allowed = (HALF * step[:, :, None] + 127 * SMALLEST) * spread[:, None, :]
     assert (np.abs(y.astype(np.float64) - x) <= allowed + 1e-6 * np.abs(x) + 1e-7).all()
 
 
