@@ -121,7 +121,7 @@ def changes(node: ast.expr | ast.stmt) -> Iterator[str]:
     elif isinstance(new, (ast.Expr, ast.Raise, ast.AugAssign, ast.Continue, ast.Break)):
         if not (isinstance(new, ast.Expr) and isinstance(new.value, (ast.Constant, ast.Yield, ast.YieldFrom))):
             yield "pass"
-    elif isinstance(new, ast.Return) and new.value is not None:
+    elif isinstance(new, ast.Return) and ast.unparse(new) not in ("return", "return None"):
         yield "return None"
 
 

@@ -29,6 +29,12 @@ def test_what_is_put_is_got_and_what_is_not_is_none(cache):
     assert cache.get("a") == b"one" and cache.get("b") == b"" and cache.get("c") is None
 
 
+def test_a_folder_is_made_where_there_is_none_and_taken_where_there_is(tmp_path):
+    for _ in range(2):
+        Cache(tmp_path / "new/cache", BLOCK).close()
+    assert (tmp_path / "new/cache" / MARK).read_text().startswith("features that a sidetune service keeps")
+
+
 def test_what_is_counted_is_what_the_files_take_on_disk(cache):
     for key, size in (("a", BLOCK - 16), ("b", BLOCK - 15), ("c", 3 * BLOCK)):
         before = cache.total

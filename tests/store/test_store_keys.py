@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import os
 import pickle
 from dataclasses import replace
@@ -40,6 +41,16 @@ def test_every_field_of_an_origin_decides_the_name_of_its_folder():
         assert len({ORIGIN.key(version), *keys.values()}) == len(OTHER) + 1
     assert ORIGIN.key(1) != ORIGIN.key(2) and replace(ORIGIN).key() == ORIGIN.key()
     assert replace(ORIGIN, need=Need(sorted(NEED, key=str, reverse=True))).key() == ORIGIN.key()
+
+
+def test_a_folders_name_is_the_digest_of_its_description_in_the_order_of_names():
+    """So that stores of earlier days are found."""
+    described = (
+        '{"codec": "same", "dtype": "float32", "format": 2, "image_size": [4, 4], "images": "i", '
+        '"need": ["input.1", "input.2", "output.2"], "num_images": 10, "preprocessing": "p", "seed": 0, "views": 0, '
+        '"weights": "w"}'
+    )
+    assert ORIGIN.key() == hashlib.sha256(described.encode()).hexdigest()[:24]
 
 
 @pytest.mark.parametrize("name", sorted(set(OTHER) - {"need"}))

@@ -237,6 +237,17 @@ def test_images_are_counted_before_they_are_read():
         parse_request(body, length, max_images=2)
 
 
+@pytest.mark.parametrize("missing", [("model_name",), ("parameters",), ("model_name", "parameters")])
+def test_a_response_says_which_model_and_which_fingerprint(missing):
+    answer = Answer(ask=Ask(k=1), shape=(3,), data=[bytes(12)])
+    body, length = build_response("m", [answer], [True], "print")
+    header = json.loads(body[:length])
+    for part in missing:
+        del header[part]
+    with pytest.raises(WireError, match="names no model_name, or no fingerprint"):
+        parse_response(*pack(header, [body[length:]]), [Ask(k=1)])
+
+
 def test_an_answer_of_the_wrong_size_is_not_decoded():
     answer = Answer(ask=Ask(k=1), shape=(3,), data=[bytes(11), bytes(13), bytes(12)])
     for image, size in ((0, 11), (1, 13)):
