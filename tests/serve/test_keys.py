@@ -100,6 +100,7 @@ def test_a_debt_is_told_in_seconds_and_a_rate_of_0_knows_none():
     assert refused.value.status_code == 429 and refused.value.headers == {"Retry-After": "1"}
     now = 11.5
     bucket.check()
+    assert Bucket(rate=3).level == 30, "ten seconds are saved up unless it is said"
     free = Bucket(rate=0, clock=lambda: now)
     free.take(10**9)
     free.check()
