@@ -14,6 +14,7 @@ import sidetune
 from sidetune.errors import CannotMerge, DataError, NoSpace, RunExists
 from sidetune.merging import check_same
 from sidetune.saved import mark
+from sidetune.saving import found_again, method_from
 from sidetune.sealed import Sealing
 from sidetune.train.checkpoint import Progress, RunFolder
 from sidetune.train.epoch import Epoch
@@ -179,3 +180,31 @@ def test_what_is_saved_is_the_trained_part_and_says_whose_it_is(tmp_path):
     found = load_file(tmp_path / "model.safetensors")
     assert found.keys() == {"head.weight", "head.bias"}
     assert torch.equal(found["head.weight"], saved.head.weight)
+
+
+def test_a_backbones_file_is_found_where_it_was_or_beside_whoever_asks(tmp_path, monkeypatch):
+    there = tmp_path / "weights.safetensors"
+    there.write_bytes(b"")
+    told = {"name": "weights.safetensors", "file": str(there)}
+    monkeypatch.chdir(tmp_path)
+    assert found_again(told, tmp_path) == "weights.safetensors"
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert found_again(told, tmp_path) == str(there)
+    assert found_again({"name": "vit_base_patch16_224"}, tmp_path) == "vit_base_patch16_224"
+    there.unlink()
+    with pytest.raises(
+        FileNotFoundError, match="weights.safetensors, which is not there; say where it is by --backbone"
+    ):
+        found_again(told, tmp_path)
+
+
+@pytest.mark.parametrize("module", ["sidetune.methods.lora", "sidetune.moved.lora", None])
+def test_a_method_is_found_again_by_its_name_wherever_its_module_is_now(module):
+    found = method_from({"type": "LoRA", "module": module, "rank": 5})
+    assert type(found) is sidetune.methods.LoRA and found.rank == 5
+
+
+def test_a_method_of_ones_own_is_not_taken_for_one_of_ours():
+    with pytest.raises(ValueError, match="the method LoRA of the module mine.lora is not known; import what puts it"):
+        method_from({"type": "LoRA", "module": "mine.lora"})
