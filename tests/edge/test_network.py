@@ -82,6 +82,21 @@ def test_gradients_are_those_of_autograd_in_double_precision(choices, pieces, sc
         assert np.linalg.norm(found[name] - g) < 1e-5 * np.linalg.norm(g), name
 
 
+def test_what_several_threads_add_up_is_one_gradient():
+    model, p, pool = pair(rank=8, layers=2)
+    x, labels = features(), np.array([0, 1, 2, 3, 4, 0])
+    m, sums = products(p), [Gradient(p) for _ in range(2)]
+    for part, own in ((slice(0, 2), sums[0]), (slice(2, 6), sums[1])):
+        work = Workspace(6, 17, p, training=True)
+        logits, kept = forward(x[part], p, m, pool, work)
+        own.add(x[part], kept, cross_entropy(logits, labels[part], 6)[1], p, m, pool, work)
+    sums[0].take(sums[1])
+    found, expected = sums[0].joined(p, m, Parameters(p.shape)), gradient(p, pool, x, labels, 1)[0]
+    np.testing.assert_allclose(found.flat, expected.flat, rtol=1e-4, atol=1e-5)
+    sums[0].clear()
+    assert not any(own.any() for own in sums[0].sums)
+
+
 def test_a_step_of_any_size_uses_the_same_memory_and_leaves_the_features_alone():
     _, p, pool = pair(rank=8)
     x = features()
