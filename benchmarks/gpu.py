@@ -1,6 +1,6 @@
 """The whole set on a GPU in one command: CUDA's peak memory beside the plan's, then step times and throughput.
 
-python benchmarks/gpu.py        # writes benchmarks/results/memory-GPU.json and steps-GPU.json, in minutes
+python benchmarks/gpu.py        # writes benchmarks/results/memory-GPU.json and steps-GPU-BATCH.json, in minutes
 """
 
 import json
@@ -19,6 +19,8 @@ from sidetune.measure.memory import training_peak
 METHODS = ("linear", "dtl", "dtl+", "dtl+*", "partial", "lora", "bitfit", "vpt-deep", "full")
 SAVING = {"whole": {}, "checkpoint, pieces of 8": {"checkpoint": True, "micro_batch": 8}}
 BATCH = 32
+LARGE = 256
+"""At 32 images the time of a step is that of starting its operations, on a large GPU."""
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -63,8 +65,9 @@ def main() -> int:
     rows = [*our_rows(images, labels), *peer_rows(images, labels)]
     memory = {"kind": "memory-cuda", "backbone": BACKBONE, "batch_size": BATCH, **birth_certificate(), "rows": rows}
     (RESULTS / f"memory-{name}.json").write_text(json.dumps(memory, indent=1) + "\n")
-    steps = race_all(batch=BATCH, rounds=20)
-    (RESULTS / f"steps-{name}.json").write_text(json.dumps(steps, indent=1) + "\n")
+    for batch, sizes in ((LARGE, ()), (BATCH, (1, 16, LARGE))):
+        steps = race_all(batch, rounds=10, sizes=sizes)
+        (RESULTS / f"steps-{name}-{batch}.json").write_text(json.dumps(steps, indent=1) + "\n")
     return 0
 
 

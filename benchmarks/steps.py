@@ -11,7 +11,8 @@ import copy
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -66,25 +67,28 @@ def training(images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
     return steps
 
 
-def inference(images: Tensor) -> dict[str, Callable[[], None]]:
+def inference(device: torch.device) -> dict[str, Callable[[Tensor], None]]:
+    """What answers images, by name."""
     backbone = sidetune.open_backbone(timm.create_model(BACKBONE, num_classes=0))
-    plain: nn.Module = timm.create_model(BACKBONE, num_classes=NUM_CLASSES).to(images.device, torch.bfloat16).eval()
-    models: dict[str, tuple[nn.Module, Tensor]] = {"plain": (plain, images.bfloat16())}
+    plain: nn.Module = timm.create_model(BACKBONE, num_classes=NUM_CLASSES).to(device, torch.bfloat16).eval()
+    models: dict[str, nn.Module] = {"plain": plain}
     for name in ("dtl", "dtl+", "lora"):
-        adapted = sidetune.adapt(backbone, name, num_classes=NUM_CLASSES).hold(torch.bfloat16, images.device)
-        models[name] = (adapted, images)
+        models[name] = sidetune.adapt(backbone, name, num_classes=NUM_CLASSES).hold(torch.bfloat16, device)
+    compiled = sidetune.adapt(backbone, "dtl+", num_classes=NUM_CLASSES).hold(torch.bfloat16, device)
+    models["dtl+, compiled"] = compiled.compile_halves()
+    models["plain, compiled"] = torch.compile(copy.deepcopy(plain), dynamic=True)
     merged = sidetune.adapt(backbone, "lora", num_classes=NUM_CLASSES)
     whole = merged.merge(copy.deepcopy(timm.create_model(BACKBONE, num_classes=NUM_CLASSES)))
-    models["lora, merged"] = (whole.to(images.device, torch.bfloat16).eval(), images.bfloat16())
+    models["lora, merged"] = whole.to(device, torch.bfloat16).eval()
 
-    def runner(model: nn.Module, x: Tensor) -> Callable[[], None]:
-        def run() -> None:
+    def runner(model: nn.Module) -> Callable[[Tensor], None]:
+        def run(images: Tensor) -> None:
             with torch.inference_mode():
-                model(x)
+                model(images)
 
         return run
 
-    return {name: runner(*both) for name, both in models.items()}
+    return {name: runner(model) for name, model in models.items()}
 
 
 def race(steps: dict[str, Callable[[], None]], rounds: int, against: str, device: torch.device) -> dict[str, object]:
@@ -110,15 +114,18 @@ def race(steps: dict[str, Callable[[], None]], rounds: int, against: str, device
     return {"against": against, "seconds": seconds, "ratios": ratios}
 
 
-def race_all(batch: int, rounds: int) -> dict[str, object]:
-    """Everything this file measures, with where it was measured."""
+def race_all(batch: int, rounds: int, sizes: Sequence[int] = (1, 4, 16)) -> dict[str, object]:
+    """Everything this file measures, with where it was measured: training on a batch, inference on those of `sizes`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images = torch.randn(max(batch, 16), 3, 224, 224, device=device)
-    labels = torch.arange(batch, device=device)
+    images = torch.randn(batch, 3, 224, 224, device=device)
+    labels = torch.arange(batch, device=device) % NUM_CLASSES
     result: dict[str, object] = {"kind": "steps", "backbone": BACKBONE, "batch_size": batch}
-    result["training"] = race(training(images[:batch], labels), rounds, "peft lora", device)
-    for size in (1, 4, 16):
-        result[f"inference, batch {size}"] = race(inference(images[:size]), 3 * rounds, "plain", device)
+    result["training"] = race(training(images, labels), rounds, "peft lora", device)
+    models = inference(device) if sizes else {}
+    for size in sizes:
+        x = torch.randn(size, 3, 224, 224, device=device, dtype=torch.bfloat16)
+        runs = {name: partial(run, x) for name, run in models.items()}
+        result[f"inference, batch {size}"] = race(runs, 3 * rounds, "plain", device)
     return {**result, **birth_certificate()}
 
 

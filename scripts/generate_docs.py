@@ -201,17 +201,40 @@ def demo() -> str:
 
 def steps() -> str:
     """Step times and inference, against PEFT's LoRA and plain timm."""
-    result = json.loads((RESULTS / "steps-cpu.json").read_text())
+    return races("steps-cpu.json", digits=2)
+
+
+def races(file: str, digits: int) -> str:
+    result = json.loads((RESULTS / file).read_text())
     lines = ["| training step | seconds | of PEFT's LoRA |", "|---|---:|---:|"]
     for name, ratio in result["training"]["ratios"].items():
-        lines.append(f"| {name} | {statistics.median(result['training']['seconds'][name]):.2f} | {ratio:.2f} |")
+        seconds = statistics.median(result["training"]["seconds"][name])
+        lines.append(f"| {name} | {seconds:.{digits}f} | {ratio:.2f} |")
     batches = [name for name in result if name.startswith("inference")]
     lines += ["", f"| throughput, of plain timm | {' | '.join(batches)} |", f"|---|{'---:|' * len(batches)}"]
     for name in result[batches[0]]["ratios"]:
         ratios = (result[batch]["ratios"][name] for batch in batches)
         lines.append(f"| {name} | {' | '.join(f'{1 / ratio:.2f}' for ratio in ratios)} |")
-    note = f"{result['cpu']}, torch {result['versions']['torch']}, commit {result['commit']}."
+    machine = result["gpu"] or result["cpu"]
+    note = f"{machine}, torch {result['versions']['torch']}, commit {result['commit']}."
     return "\n".join([*lines, "", note, ""])
+
+
+def gpu() -> str:
+    """CUDA's peak memory beside the plan's, and step times."""
+    result = json.loads((RESULTS / "memory-nvidia-h200.json").read_text())
+    rows = {(row["who"], row["method"], row["how"]): row for row in result["rows"]}
+    lines = ["| method | memory | planned | frugal | planned | plain PyTorch |", "|---|---:|---:|---:|---:|---:|"]
+    for (who, method, how), row in rows.items():
+        if (who, how) != ("sidetune", "whole"):
+            continue
+        peer = rows.get(("peer", {"lora": "peft lora"}.get(method, method), "whole"), {})
+        both = (row, rows[who, method, "checkpoint, pieces of 8"])
+        numbers = [*(n for r in both for n in (r["peak_bytes"], r["planned_bytes"])), peer.get("peak_bytes")]
+        cells = " | ".join("" if n is None else f"{n / 2**20:,.0f} MiB" for n in numbers)
+        lines.append(f"| `{method}` | {cells} |")
+    note = f"{result['gpu']}, torch {result['versions']['torch']}, commit {result['commit']}."
+    return "\n".join([*lines, "", note, "", races("steps-nvidia-h200-32.json", digits=3)])
 
 
 def public() -> str:
@@ -305,6 +328,7 @@ def main() -> int:
         ROOT / "docs/edge.md": {"edge": edge(), "precisions": precisions()},
         ROOT / "docs/performance.md": {
             "steps": steps(),
+            "gpu": gpu(),
             "store": store(),
             "int8": eight_bit(),
             "serving": serving(),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from timm.layers.norm import LayerNorm
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary, WeakTensorKeyDictionary
 
@@ -58,6 +60,25 @@ def copy_of(t: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
         copy = nn.Parameter(copy, requires_grad=False) if isinstance(t, nn.Parameter) else copy
         copies[device, dtype] = TensorWeakRef(copy)
     return copy
+
+
+class InTypeOfStream(nn.LayerNorm):
+    """A LayerNorm that keeps and gives the type of what comes; its sums are float32 inside either way.
+
+    By autocast norms do so on CPUs, but take, keep and give float32 on GPUs: three times the memory.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = (None if p is None else p.to(x.dtype) for p in (self.weight, self.bias))
+        with torch.autocast(x.device.type, enabled=False):
+            return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+def keep_type_of_stream(norms: Iterable[nn.Module]) -> None:
+    """Have LayerNorms, PyTorch's and timm's own, compute as `InTypeOfStream`; others are left."""
+    for norm in norms:
+        if type(norm) in (nn.LayerNorm, LayerNorm):
+            norm.__class__ = InTypeOfStream
 
 
 def is_low(dtype: torch.dtype) -> bool:

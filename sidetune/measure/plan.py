@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from sidetune.backbones.structure import empty, rebuild
 from sidetune.errors import OverBudget
-from sidetune.measure.memory import Memory, training_memory, training_peak
+from sidetune.measure.memory import Memory, library_bytes, training_memory, training_peak
 from sidetune.measure.parameters import Parameters, count
 from sidetune.model import AdaptedModel
 from sidetune.seam.features import Features
@@ -110,13 +110,13 @@ def without_values(model: AdaptedModel, recipe: Recipe) -> Iterator[AdaptedModel
 def memory_of(fake: AdaptedModel, recipe: Recipe) -> Memory:
     images, labels, rest = stand_in(fake, recipe)
     memory = training_memory(fake, images, labels, recipe)
-    return replace(memory, batch=memory.batch + rest)
+    return replace(memory, batch=memory.batch + rest, workspace=memory.workspace + library_bytes())
 
 
 def peak_of(fake: AdaptedModel, recipe: Recipe) -> int:
     """The peak of `memory_of`, found faster."""
     images, labels, rest = stand_in(fake, recipe)
-    return training_peak(fake, images, labels, recipe) + rest
+    return training_peak(fake, images, labels, recipe) + rest + library_bytes()
 
 
 def stand_in(fake: AdaptedModel, recipe: Recipe) -> tuple[Tensor, Tensor, int]:

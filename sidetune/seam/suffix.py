@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.backbones.held import hold, is_low, natively
+from sidetune.backbones.held import hold, is_low, keep_type_of_stream, natively
 from sidetune.backbones.structure import owned, rebuild
 from sidetune.seam.adaptation import Adaptation, Make
 from sidetune.seam.features import Features
@@ -120,6 +120,8 @@ class Suffix(nn.Module):
         mixed = [part for part in (*parts, self.stem, self.pool) if part is not None and trains(part)]
         norms = {m for part in mixed for m in part.modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))}
         hold(self, device, dtype, weights, keep=norms)
+        if device.type == "cuda" and is_low(dtype):
+            keep_type_of_stream(norms)
         self.dtype = dtype
         if self.pool is not None and any(True for _ in self.pool.parameters()):  # one without weights takes any type
             parts.append(self.pool)

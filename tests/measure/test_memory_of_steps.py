@@ -9,6 +9,7 @@ from torch.autograd import Function
 
 import sidetune
 from sidetune.measure.memory import Census, Memory, TensorBytes, out_of_sight, training_memory, training_peak, trial
+from sidetune.measure.plan import fit_budget
 from sidetune.train.recipe import Recipe
 from sidetune.train.step import in_host_memory
 
@@ -199,3 +200,17 @@ def test_recomputation_shrinks_activations_and_leaves_the_model_as_it_was(vit):
     model.train()
     training_peak(model, images, labels, Recipe(precision="fp32"))
     assert model.training
+
+
+def test_a_plan_for_a_gpu_counts_what_its_libraries_work_in(vit, monkeypatch):
+    model = sidetune.adapt(vit, "dtl+", num_classes=3)
+    recipe = sidetune.Recipe(batch_size=2)
+    without = sidetune.plan(model, recipe).memory
+    monkeypatch.setattr("sidetune.measure.plan.library_bytes", lambda: 2**26)
+    planned = sidetune.plan(model, recipe).memory
+    assert planned.workspace == without.workspace + 2**26
+    assert planned.peak == without.peak + 2**26
+    _, within = fit_budget(model, recipe, planned.peak)
+    assert within == planned  # and a byte less has to save something
+    frugal, _ = fit_budget(model, recipe, planned.peak - 1)
+    assert frugal != recipe
