@@ -72,13 +72,14 @@ class AdaptedModel(nn.Module):
         return self
 
     def compile_halves(self, backend: str = "inductor") -> AdaptedModel:
-        """Compile prefix and suffix by `torch.compile` at their first use, once for batches of every size.
+        """Compile prefix and suffix by `torch.compile` at their first use, once for batches of every size; on backbones
+        of convolutions, whose gradient PyTorch compiles for known sizes only, once for each.
 
         Takes a minute or so and a C++ compiler (Triton on a GPU). Results differ by rounding.
         """
         for half in (self.prefix, self.suffix):
             if half is not None:
-                half.compile(dynamic=True, backend=backend)
+                half.compile(dynamic=not self.suffix.channels_first, backend=backend)
         self.is_compiled = True
         return self
 
