@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sidetune.saving import load
     from sidetune.seam.features import Features
     from sidetune.seam.taps import Need, Tap
+    from sidetune.tasks import TASKS, Classification, Multilabel, Regression, Task
     from sidetune.train.begin import begin
     from sidetune.train.conventions import CONVENTIONS, find_convention
     from sidetune.train.evaluate import evaluate
@@ -43,19 +44,24 @@ __version__ = "0.1.0"
 __all__ = [
     "CONVENTIONS",
     "METHODS",
+    "TASKS",
     "AdaptedModel",
     "Adaptation",
     "Backbone",
+    "Classification",
     "Features",
     "Method",
+    "Multilabel",
     "Need",
     "PaperRun",
     "Reading",
     "Recipe",
+    "Regression",
     "Samples",
     "SideNetwork",
     "Splits",
     "Tap",
+    "Task",
     "Transform",
     "adapt",
     "begin",
@@ -90,6 +96,7 @@ HOMES = {
     "sidetune.saving": ("load",),
     "sidetune.seam.features": ("Features",),
     "sidetune.seam.taps": ("Need", "Tap"),
+    "sidetune.tasks": ("TASKS", "Classification", "Multilabel", "Regression", "Task"),
     "sidetune.train.begin": ("begin",),
     "sidetune.train.conventions": ("CONVENTIONS", "find_convention"),
     "sidetune.train.evaluate": ("evaluate",),

@@ -6,6 +6,7 @@ import copy
 import json
 import warnings
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ def starts_as_promised(model: AdaptedModel, backbone: Backbone, images: Tensor) 
 
 def vector(model: AdaptedModel, images: Tensor) -> Tensor:
     """What the head is given of each image."""
-    readout = model.head.readout
+    readout: Any = model.head.readout
     return readout(model.suffix(model.features(images))[readout.tap])
 
 
@@ -80,7 +81,7 @@ def begins(model: AdaptedModel, images: Tensor, labels: Tensor) -> None:
 def trains_what_it_says(model: AdaptedModel, images: Tensor, labels: Tensor) -> None:
     disturb(model)  # away from starts at zero, where some gradients are zero too
     model.train()
-    model.task.loss(model(images), labels).backward()
+    model.loss(model(images), labels).backward()
     for name, p in model.named_parameters():
         if not p.requires_grad:
             assert p.grad is None, f"{name} is frozen, but got a gradient"
@@ -105,7 +106,7 @@ def leaves_the_rest_alone(model: AdaptedModel, images: Tensor, labels: Tensor) -
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(2):
         model.train()
-        model.task.loss(model(images), labels).backward()
+        model.loss(model(images), labels).backward()
         optimizer.step()
         optimizer.zero_grad()
     touched = differing(before, frozen())
@@ -178,7 +179,7 @@ def computes_in_bf16(model: AdaptedModel, images: Tensor, labels: Tensor) -> Non
     for held in (model, copy.deepcopy(model).hold(torch.bfloat16)):
         disturb(held.train())
         with torch.autocast(images.device.type, torch.bfloat16):
-            loss = held.task.loss(held(images), labels)
+            loss = held.loss(held(images), labels)
         loss.backward()
         assert loss.isfinite(), "the loss of a step in bf16 is not finite"
 

@@ -21,6 +21,7 @@ from sidetune.outputs import check_replaceable, is_exported
 from sidetune.saved import MARK
 from sidetune.seam.features import Features
 from sidetune.seam.taps import Tap
+from sidetune.tasks import described
 
 TOLERANCE = 1e-4
 
@@ -44,8 +45,9 @@ def export_onnx(model: AdaptedModel, path: str | Path, *, edge: bool = False) ->
     them and decoded to float32. Raises ValueError for a method whose frozen half gives anything but one such matrix,
     and RunExists for a file that this did not write.
 
-    The file's metadata say what a device has to know besides: `classes` in the order of the logits, how pictures become
-    the input (`image_size` as height and width, `mean`, `std`, `transform`), the backbone and the method, as JSON.
+    The file's metadata say what a device has to know besides: `classes` in the order of the logits, the `task`, how
+    pictures become the input (`image_size` as height and width, `mean`, `std`, `transform`), the backbone and the
+    method, as JSON.
 
     Returns the largest difference between onnxruntime's logits and the model's on random input; raises ArithmeticError,
     and writes nothing, if that is not below 1e-4. Raises MissingExtra without the extra `export`.
@@ -57,6 +59,7 @@ def export_onnx(model: AdaptedModel, path: str | Path, *, edge: bool = False) ->
         raise MissingExtra("exporting to ONNX", "export") from e
     check_replaceable(Path(path), is_exported)
     model = copy.deepcopy(model).hold(torch.float32, "cpu").eval()
+    model.head = model.task.final(model.head)
     given = torch.randn(2, 3, *model.card.image_size, generator=torch.Generator().manual_seed(0))
     graph: nn.Module = model
     name = "images"
@@ -92,7 +95,7 @@ def told(model: AdaptedModel, *, edge: bool) -> dict[str, str]:
     """What goes into the file's metadata."""
     t, card = model.transform, model.card
     about: dict[str, Any] = {
-        "classes": model.classes,
+        **described(model.task),
         "image_size": t.image_size,
         "mean": t.mean,
         "std": t.std,

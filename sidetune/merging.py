@@ -32,7 +32,7 @@ def merge(model: AdaptedModel, into: Any = None) -> nn.Module:
             f"it cannot be folded into them; export the whole model instead (sidetune export)"
         )
     source = merged_tensors(model)
-    num_classes = len(model.task.classes)
+    num_classes = model.head.out_features
     if into is None:
         if not model.card.architecture:
             raise ValueError("the backbone has no timm architecture; pass a network of its shape as into=")
@@ -57,10 +57,14 @@ def merge(model: AdaptedModel, into: Any = None) -> nn.Module:
         )
     for name, tensor in source.items():
         target[name].copy_(tensor)
-    head = into.get_classifier()
-    head.weight.copy_(model.head.weight)
-    head.bias.copy_(model.head.bias)
-    check_same(model, into.eval())
+    head, own, final = into.get_classifier(), model.head, model.task.final(model.head)
+    head.weight.copy_(final.weight)
+    head.bias.copy_(final.bias)
+    model.head = final
+    try:
+        check_same(model, into.eval())
+    finally:
+        model.head = own
     return into
 
 
@@ -68,7 +72,7 @@ def check_same(model: AdaptedModel, plain: nn.Module) -> None:
     """Raise CannotMerge if the plain network's logits are not the model's, up to the rounding of its type."""
     image = torch.randn(1, 3, *model.card.image_size, generator=torch.Generator().manual_seed(0))
     modes = [(m, m.training) for m in model.modules()]
-    adapted = model.eval()(image.to(model.head.weight.device))
+    adapted = model.eval()(image.to(model.device))
     for module, training in modes:
         module.training = training
     expected = adapted.float().cpu()

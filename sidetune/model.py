@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from jaxtyping import Float
@@ -19,20 +21,21 @@ from sidetune.data.transforms import Transform
 from sidetune.methods import Method, adaptation, find_method
 from sidetune.seam.features import Features
 from sidetune.seam.suffix import IMAGES, Suffix
-from sidetune.tasks.classification import Classification, Prediction
+from sidetune.tasks.classification import Classification
+from sidetune.tasks.task import Answer, Task
 
 if TYPE_CHECKING:
     from sidetune.train.recipe import Recipe
 
 
 class AdaptedModel(nn.Module):
-    """A backbone adapted by a method for a task. Images in, logits out; trains like any module.
+    """A backbone adapted by a method for a task. Images in, the head's outputs out; trains like any module.
 
     Only parameters with `requires_grad` are trained: the method's and the head's. Models made from one `Backbone`
     share its frozen weights.
     """
 
-    def __init__(self, backbone: Backbone, method: Method, task: Classification, transform: Transform) -> None:
+    def __init__(self, backbone: Backbone, method: Method, task: Task, transform: Transform) -> None:
         super().__init__()
         self.card, self.method, self.task, self.transform = backbone.card, method, task, transform
         self.recipe: Recipe | None = None
@@ -61,7 +64,7 @@ class AdaptedModel(nn.Module):
         In bfloat16 or float16 what is trained stays in float32 and computes by autocast. In float32, the start, a
         caller's own autocast applies. What a low type rounded off does not come back by holding in float32 again.
         """
-        device = self.head.weight.device if device is None else torch.empty(0, device=device).device  # with its number
+        device = self.device if device is None else torch.empty(0, device=device).device  # with its number
         if self.prefix is not None:
             self.prefix.hold(device, dtype, weights)
         self.suffix.hold(device, dtype, weights)
@@ -84,6 +87,11 @@ class AdaptedModel(nn.Module):
         return self
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.head.parameters()).device
+
+    @property
     def frozen_depth(self) -> int:
         """Blocks that compute exactly what they computed before training."""
         return max(self.suffix.seam, 0)
@@ -103,10 +111,14 @@ class AdaptedModel(nn.Module):
         Raises ValueError for images of another size than the backbone was opened for.
         """
         given = self.features(x) if isinstance(x, Tensor) else x
-        with by_autocast(self.head.weight.device, self.dtype):
+        with by_autocast(self.device, self.dtype):
             if self.is_compiled and len(given) == 1:
                 return self.head(self.suffix(twice(given)).map(lambda t: t[:1]))
             return self.head(self.suffix(given))
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The sum of the task's losses, a mean over the images."""
+        return reduce(add, self.task.losses(outputs, targets).values())
 
     def trained(self) -> dict[str, Tensor]:
         """What training changes: trained parameters, and statistics of BatchNorms that are trained."""
@@ -131,28 +143,24 @@ class AdaptedModel(nn.Module):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the labels, in the order of the logits."""
+        """Names of the labels (or numbers), in the order of the outputs."""
         return self.task.classes
 
     @overload
-    def predict(  # type: ignore[overload-overlap]  # a str is also a sequence of them
-        self, pictures: One, *, top: int = 5, batch_size: int = 32
-    ) -> Prediction: ...
+    def predict(self, pictures: One, *, top: int = 5, batch_size: int = 32) -> Any: ...
     @overload
-    def predict(self, pictures: Sequence[Picture], *, top: int = 5, batch_size: int = 32) -> list[Prediction]: ...
+    def predict(self, pictures: Sequence[Picture], *, top: int = 5, batch_size: int = 32) -> list[Any]: ...
     @overload
-    def predict(self, pictures: Pixels, *, top: int = 5, batch_size: int = 32) -> Prediction | list[Prediction]: ...
-    def predict(
-        self, pictures: Picture | Sequence[Picture], *, top: int = 5, batch_size: int = 32
-    ) -> Prediction | list[Prediction]:
-        """Labels with their probabilities: one `Prediction` of one picture, a list of several.
+    def predict(self, pictures: Pixels, *, top: int = 5, batch_size: int = 32) -> Any: ...
+    def predict(self, pictures: Picture | Sequence[Picture], *, top: int = 5, batch_size: int = 32) -> Any:
+        """The task's answers: labels with their probabilities, or numbers; one for one picture, a list of several.
 
         A picture is a path, a PIL image, an array (height, width) or (height, width, 3), or a tensor (3, height,
         width), of uint8 or of floating-point numbers in 0..1; batches of arrays and tensors, and lists, are several.
         Raises DataError for a bad file, ValueError for what is no picture.
         """
         several = all_of(pictures)
-        predictions: list[Prediction] = []
+        predictions: list[Answer] = []
         for start in range(0, len(several), batch_size):
             batch = torch.stack([self.prepare(p) for p in several[start : start + batch_size]])
             predictions += self.label(batch, top=top)
@@ -164,11 +172,11 @@ class AdaptedModel(nn.Module):
         return self.transform.evaluation()(as_rgb(picture, reading))
 
     @torch.no_grad()
-    def label(self, images: Float[Tensor, "batch 3 height width"], *, top: int = 5) -> list[Prediction]:
+    def label(self, images: Float[Tensor, "batch 3 height width"], *, top: int = 5) -> list[Any]:
         """What `predict` says of images that are prepared already."""
         was_training = self.training
         self.eval()
-        predictions = self.task.predict(self(images.to(self.head.weight.device)), top)
+        predictions = list(self.task.predict(self(images.to(self.device)), top))
         self.train(was_training)
         return predictions
 
@@ -204,6 +212,7 @@ def adapt(
     *,
     num_classes: int | None = None,
     classes: Sequence[str] | None = None,
+    task: Task | None = None,
     image_size: int | tuple[int, int] | None = None,
     pretrained: bool = True,
     architecture: str | None = None,
@@ -215,14 +224,15 @@ def adapt(
 
     `backbone` is a timm name, a packaged name, a weights file (with `architecture`), a timm module, or an opened
     `Backbone` to share. `method` is a name from `sidetune methods` or a method of your own; `choices` change its fields
-    (`rank=4`). Classes are named, or numbered up to `num_classes`. `transform` is how pictures become tensors (`photo`,
-    `vtab`, `few-shot`). `seed` starts the trainable parts; the global random state is left alone.
+    (`rank=4`). Classes are named, or numbered up to `num_classes`; or `task` says what is learned, such as
+    `Multilabel(classes=("sun", "rain"))` and `Regression(classes=("age",))`. `transform` is how pictures become tensors
+    (`photo`, `vtab`, `few-shot`). `seed` starts the trainable parts; the global random state is left alone.
 
     Raises ValueError for names and values that do not exist, MethodRefused for a pair that makes no sense.
     """
-    if (num_classes is None) == (classes is None):
-        raise ValueError("give either num_classes or classes")
-    task = Classification(classes=tuple(classes or map(str, range(num_classes or 0))))
+    if [num_classes, classes, task].count(None) != 2:
+        raise ValueError("give either num_classes or classes, or a task")
+    task = task or Classification(classes=tuple(classes or map(str, range(num_classes or 0))))
     chosen = find_method(method, **choices)
     if not isinstance(backbone, Backbone):
         backbone = open_backbone(backbone, image_size=image_size, pretrained=pretrained, architecture=architecture)

@@ -21,9 +21,10 @@ from sidetune.errors import DataError, RunExists
 from sidetune.sealed import is_sealed, parsed, sealed_json
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "sidetune.json", "README.md"
-FORMAT = 2
-READ = (1, FORMAT)
-"""Format 1, of version 0.1, has neither a seal nor the digest of its weights."""
+FORMAT, WITH_TASK = 2, 3
+READ = (1, FORMAT, WITH_TASK)
+"""Format 1, of version 0.1, has neither a seal nor the digest of its weights; 3 tells of a task, which those that know
+2 alone would take for a plain classification."""
 MARK = "sidetune"
 """In the metadata of weights that we wrote: what they are."""
 T = TypeVar("T")
@@ -38,9 +39,13 @@ def mark(kind: str) -> dict[str, str]:
 def write_description(folder: Path, config: dict[str, Any], num_parameters: int) -> None:
     """Write what stands beside the weights, each whole or absent; a card of others stays. Raises NoSpace."""
     weights = {"sha256": digest_of(folder / WEIGHTS)}
-    write_text(folder / CONFIG, sealed_json({"format": FORMAT, **config, "weights": weights}))
+    write_text(folder / CONFIG, sealed_json({"format": format_of(config), **config, "weights": weights}))
     if is_own_card(folder / CARD):
         write_text(folder / CARD, signed(card(config, num_parameters)))
+
+
+def format_of(config: Mapping[str, Any]) -> int:
+    return WITH_TASK if "task" in config else FORMAT
 
 
 def signed(text: str) -> str:
@@ -124,12 +129,18 @@ def card(config: dict[str, Any], num_parameters: int) -> str:
     }
     choices = ", ".join(f"{k} {v}" for k, v in short.items())
     classes = ", ".join(config["classes"][:20]) + (", ..." if len(config["classes"]) > 20 else "")
+    count, task = len(config["classes"]), config.get("task", {}).get("name", "classification")
+    what = {
+        "classification": f"An image classifier for {count} classes:",
+        "multilabel": f"Says which of {count} labels an image has:",
+        "regression": f"Says {count} number{'s' * (count > 1)} of an image:",
+    }.get(task, f"Does {task}:")
     package = (module := method.get("module", "sidetune")).partition(".")[0]
     own = f"\nimport {module}  # puts the method into sidetune.METHODS"
     own = "" if package in ("sidetune", "__main__") else own
     return f"""# {name}, adapted by {method["type"]}
 
-An image classifier for {len(config["classes"])} classes: {classes}.
+{what} {classes}.
 
 - backbone: {name}, weights SHA-256 `{backbone["digest"]}`
 - images: {backbone["image_size"][0]} x {backbone["image_size"][1]} pixels, transform `{config["transform"]["preset"]}`

@@ -21,6 +21,7 @@ from sidetune.errors import DataError, WeightsMismatch
 from sidetune.methods import METHODS, Method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.saved import WEIGHTS, check_finite, check_own, from_saved, mark, read_config, write_description
+from sidetune.tasks import described, from_description
 from sidetune.train.recipe import Recipe
 
 
@@ -46,7 +47,7 @@ def describe(model: AdaptedModel) -> dict[str, Any]:
             "module": type(model.method).__module__,
             **asdict(model.method),
         },
-        "classes": list(model.task.classes),
+        **described(model.task),
         "transform": {name: value for name, value in asdict(model.transform).items() if name != "image_size"},
         "recipe": asdict(model.recipe) if model.recipe else None,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("sidetune", "torch", "timm")},
@@ -83,7 +84,7 @@ def load(
     if opened.card.image_size != size:
         raise ValueError(f"{folder} was trained at {size}, but the backbone is open at {opened.card.image_size}")
     transform = config["transform"]
-    model = adapt(opened, method_from(config["method"]), classes=config["classes"], transform=transform["preset"])
+    model = adapt(opened, method_from(config["method"]), task=from_description(config), transform=transform["preset"])
     saved: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in transform.items()}
     model.transform = Transform(image_size=size, **saved)
     if config["recipe"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 
 import sidetune
 from sidetune.cli.main import main
@@ -28,8 +29,6 @@ def here(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def create(name, *, architecture, pretrained):
-        import torch
-
         torch.manual_seed(0)
         return timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, depth=4)
 
@@ -99,3 +98,29 @@ def test_generated_parts_of_the_docs_are_up_to_date(monkeypatch, capsys):
     import generate_docs
 
     assert generate_docs.main() == 0, capsys.readouterr().out
+
+
+def test_the_task_in_tasks_md_goes_through_the_verbs(here, monkeypatch, capsys):
+    (definition,) = blocks("docs/tasks.md", "python")
+    monkeypatch.setitem(sidetune.TASKS, "grades", None)
+    (here / "mine.py").write_text(definition)
+    monkeypatch.syspath_prepend(here)
+    for words in (
+        "fit photos --task grades --epochs 8 --out graded --set transform=vtab --set recipe.keep=best",
+        "evaluate graded",
+        "predict graded photos/test/grey/1.jpg",
+        "compare photos --methods linear,dtl+ --epochs 1 --out compared --set task=grades",
+        "export graded graded.onnx",
+    ):
+        monkeypatch.setattr(sys, "argv", ["sidetune", "--import", "mine", *words.split()])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert not stopped.value.code, words
+    assert "balanced 100.00 %" in capsys.readouterr().out
+    model = sidetune.load("graded")
+    assert isinstance(model.task, sidetune.Task) and model.head.out_features == 2
+    images = torch.randn(8, 3, *model.card.image_size)
+    outputs, targets = model(images), torch.arange(8) % 3
+    pieces = [model.task.losses(outputs[p], targets[p])["above"] / 2 for p in (slice(0, 4), slice(4, 8))]
+    torch.testing.assert_close(sum(pieces), model.task.losses(outputs, targets)["above"])
+    sidetune.plan(model)

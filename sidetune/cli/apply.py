@@ -16,7 +16,7 @@ from sidetune.errors import DataError
 if TYPE_CHECKING:
     from sidetune.data.samples import Samples
     from sidetune.model import AdaptedModel
-    from sidetune.tasks.classification import Prediction
+    from sidetune.tasks.task import Answer
 
 Model = Annotated[Path, typer.Argument(help="Folder of a saved model (the output folder of `sidetune fit`).")]
 Force = Annotated[bool, typer.Option("--force", help="Load although the backbone's weights are not those trained on.")]
@@ -54,7 +54,6 @@ def evaluate_command(
     """Score a model on labelled images: a folder of classes is taken whole, one with parts by its test part."""
     from sidetune.cli.data import checked, notes_afterwards
     from sidetune.cli.progress import progress
-    from sidetune.cli.scores import in_words
     from sidetune.train.evaluate import evaluate
 
     loaded = open_model(model, backbone, force)
@@ -64,9 +63,9 @@ def evaluate_command(
             samples = checked(samples, report, skip_bad=skip_bad)
         score = evaluate(loaded, samples)
     if as_json:
-        print(json.dumps({"data": name, **score.described(loaded.classes)}))
+        print(json.dumps({"data": name, **score.described()}))
     else:
-        print(f"{name}: {in_words(score, loaded.classes)} ({score.num_correct:,} of {score.num_images:,})")
+        print(f"{name}: {score.in_words()} ({score.num_images:,} images)")
 
 
 def labelled(
@@ -93,6 +92,7 @@ def labelled(
         layout=run.get("layout", "auto") if is_same else "auto",
         split=is_same,
         reading=Reading(levels=model.transform.levels, max_pixels=max_pixels),
+        task=model.task.targets,
     )
 
 
@@ -106,7 +106,7 @@ def predict_command(
     max_pixels: MaxPixels = None,
     as_json: JSON = False,
 ) -> None:
-    """Label images."""
+    """Label images, or say their numbers."""
     from sidetune.data.files import images_under
 
     paths = [found for given in images for found in (images_under(given) if given.is_dir() else [given])]
@@ -115,16 +115,16 @@ def predict_command(
     loaded = open_model(model, backbone, force)
     predictions = dict(predicted(loaded, paths, top=top, skip_bad=skip_bad, max_pixels=max_pixels))
     if as_json:
-        rows = [{"image": printable(path), "top": [list(t) for t in found.top]} for path, found in predictions.items()]
+        rows = [{"image": printable(path), **found.described()} for path, found in predictions.items()]
         print(json.dumps(rows, ensure_ascii=False))
         return
     for path, found in predictions.items():
-        print(f"{printable(path)}: " + ", ".join(f"{label} {probability:.1%}" for label, probability in found.top))
+        print(f"{printable(path)}: {found.in_words(top)}")
 
 
 def predicted(
     model: AdaptedModel, paths: Sequence[Path], *, top: int, skip_bad: bool, max_pixels: int | None, at_once: int = 32
-) -> Iterator[tuple[Path, Prediction]]:
+) -> Iterator[tuple[Path, Answer]]:
     """Files with their labels; bad ones raise DataError, or are left out and named."""
     import torch
 

@@ -37,6 +37,8 @@ class Setup:
     """The values of black and of white in pictures of more than 8 bits."""
     max_pixels: int | None = None
     """Of the largest picture."""
+    task: str = "auto"
+    """What is learned: a name in `sidetune.TASKS`, or what the data is for."""
 
     @property
     def reading(self) -> Reading:
@@ -75,6 +77,7 @@ class Choices:
     method: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, str] = field(default_factory=dict)
     setup: dict[str, str] = field(default_factory=dict)
+    task: dict[str, str] = field(default_factory=dict)
 
 
 def parse(settings: Sequence[str]) -> Choices:
@@ -83,8 +86,10 @@ def parse(settings: Sequence[str]) -> Choices:
     for setting in settings:
         name, equals, value = setting.partition("=")
         group, dot, inner = name.partition(".")
-        if not equals or (dot and group not in ("method", "recipe")):
-            raise ValueError(f"--set takes method.NAME=VALUE, recipe.NAME=VALUE or NAME=VALUE, got {setting!r}")
+        if not equals or (dot and group not in ("method", "recipe", "task")):
+            raise ValueError(
+                f"--set takes method.NAME=VALUE, recipe.NAME=VALUE, task.NAME=VALUE or NAME=VALUE, got {setting!r}"
+            )
         if dot:
             getattr(choices, group)[inner] = value
         else:

@@ -54,6 +54,7 @@ def compare_command(
     from sidetune.measure.folder import ADAPTERS, output_folder
     from sidetune.measure.report import write_report
     from sidetune.methods import find_method
+    from sidetune.tasks import task_of
     from sidetune.train.conventions import find_convention
     from sidetune.train.recipe import Recipe
 
@@ -80,9 +81,10 @@ def compare_command(
         splits = read_checked(data, report, setup, skip_bad=skip_bad)
         out = out or Path(f"compare-{splits.name}")
         memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
+        task = changed(task_of(splits.train, setup.task), choices.task)
         network = opened(backbone, setup)
         if lr == "auto":
-            chosen = with_rates(network, chosen, recipe, splits, setup.transform, report, rates, memo)
+            chosen = with_rates(network, chosen, recipe, splits, setup.transform, report, rates, memo, task)
         comparison, models = compare(
             splits,
             network,
@@ -90,6 +92,7 @@ def compare_command(
             recipe=recipe,
             seeds=range(recipe.seed, recipe.seed + seeds),
             transform=setup.transform,
+            task=task,
             named_recipe=recipe_name,
             out=out / ADAPTERS,
             memo=memo,
@@ -108,11 +111,11 @@ def show(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sidetune.measure.report import HEADINGS, cells, footnote, heading
+    from sidetune.measure.report import cells, footnote, heading, headings
 
-    table = Table(*HEADINGS, title=heading(comparison), title_justify="left")
+    table = Table(*headings(comparison.metric), title=heading(comparison), title_justify="left")
     for row in comparison.rows:
-        table.add_row(*cells(row))
+        table.add_row(*cells(row, comparison.metric))
     console = Console()
     console.print(table)
     console.print(footnote(comparison), highlight=False)

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from sidetune.cli.choices import Setup
 from sidetune.cli.progress import ERR, Lines
 from sidetune.data.check import check_images, summary
+from sidetune.data.names import named
 from sidetune.data.samples import Samples, Splits
 from sidetune.data.sources import read_data
 from sidetune.errors import DataWarning
+from sidetune.tasks import find_task
 
 
 def read_checked(source: str, report: Lines, setup: Setup, *, skip_bad: bool, tune: bool | None = None) -> Splits:
@@ -23,15 +25,25 @@ def read_checked(source: str, report: Lines, setup: Setup, *, skip_bad: bool, tu
             layout=setup.layout,
             reading=setup.reading,
             skip_bad=skip_bad,
+            task=None if setup.task == "auto" else find_task(setup.task).targets,
         )
         train = splits.train
         splits = splits.mapped(lambda s: checked(s, report, skip_bad=skip_bad, all_classes=s is train))
         counts = ", ".join(f"{len(samples):,} {part}" for part, samples in splits.parts().items())
         total = sum(len(samples) for samples in splits.parts().values())
         ERR.print(
-            f"{splits.name}: {counts} images of {len(splits.train.classes)} classes ({total:,} in all)", markup=False
+            f"{splits.name}: {counts} images of {told_of(train)} ({total:,} in all)",
+            markup=False,
         )
     return splits
+
+
+def told_of(samples: Samples) -> str:
+    """What there is to be learned, in words."""
+    count = len(samples.classes)
+    if samples.task == "regression":
+        return f"{count} number{'s' * (count > 1)} each ({named(samples.classes)})"
+    return f"{count} {'labels' if samples.task == 'multilabel' else 'classes'}"
 
 
 def checked(samples: Samples, report: Lines, *, skip_bad: bool, all_classes: bool = False) -> Samples:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sidetune.cli.options import JSON, Epochs, MemoryBudget, Overwrite, RecipesBackbone, Set, SkipBad
+from sidetune.cli.options import JSON, Epochs, MemoryBudget, Overwrite, RecipesBackbone, Set, SkipBad, TaskName
 
 DEFAULT_METHOD = "dtl+"
 
@@ -26,6 +26,7 @@ def fit_command(
     method: Annotated[
         str | None, typer.Option(help=f"See `sidetune methods`; the recipe's, or {DEFAULT_METHOD}, if not given.")
     ] = None,
+    task: TaskName = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run and the model; runs/DATA-METHOD if not given.")
     ] = None,
@@ -55,7 +56,6 @@ def fit_command(
     from sidetune.cli.progress import ERR, progress
     from sidetune.cli.resumable import placed
     from sidetune.cli.resumed import about, gone_on_with
-    from sidetune.cli.scores import in_words
     from sidetune.cli.search import searched
     from sidetune.data.sources import name_of
     from sidetune.errors import DataError
@@ -66,6 +66,7 @@ def fit_command(
     from sidetune.model import adapt
     from sidetune.saving import describe
     from sidetune.sealed import sealed_json
+    from sidetune.tasks import from_description, task_of
     from sidetune.train.evaluate import evaluate
     from sidetune.train.folder import RESULT, TRIALS, Folder
     from sidetune.train.loop import fit
@@ -88,7 +89,7 @@ def fit_command(
         ERR.print(f"nothing to resume in {out}; a run begins{tried}", markup=False)
     if data is None:
         raise DataError(f"{out} does not say what it was trained on; name the images")
-    setup = changed(start.setup, choices.setup)
+    setup = changed(start.setup, choices.setup | ({} if task is None else {"task": task}))
     chosen_recipe = changed(start.recipe if epochs is None else replace(start.recipe, epochs=epochs), choices.recipe)
     chosen_recipe = replace(chosen_recipe, views=views or chosen_recipe.views)
     if k is not None:
@@ -104,6 +105,9 @@ def fit_command(
     check_names(start.backbone, setup)
     with progress() as report, ExitStack() as held:
         splits = read_checked(data, report, setup, skip_bad=skip_bad)
+        goes_on = before is not None and start.setup.task == setup.task
+        begun = from_description(before or {}) if goes_on else task_of(splits.train, setup.task)
+        begun = changed(begun, choices.task)
         network = opened(start.backbone, setup)
         held.enter_context(worked_on(out))
         if not is_decided:
@@ -126,14 +130,13 @@ def fit_command(
                 splits,
                 setup.transform,
                 report,
+                task=begun,
                 rates=start.rates,
                 lr=search_lr,
                 left_open=left_open,
                 memo=trials,
             )
-        model = adapt(
-            network, chosen_method, classes=splits.train.classes, transform=setup.transform, seed=chosen_recipe.seed
-        )
+        model = adapt(network, chosen_method, task=begun, transform=setup.transform, seed=chosen_recipe.seed)
         del network  # methods that train the backbone have copied it
         if memory_budget is not None:
             chosen_recipe, memory = fit_budget(model, chosen_recipe, parse_bytes(memory_budget))
@@ -170,8 +173,8 @@ def fit_command(
             "named_recipe": recipe,
             "epochs": len(done.history),
             "kept_epoch": done.kept_epoch,
-            "accuracy": {part: score.accuracy for part, score in scores.items()},
-            "scores": {part: score.described(model.classes) for part, score in scores.items()},
+            "accuracy": {part: score.values.get("accuracy") for part, score in scores.items()},
+            "scores": {part: score.described() for part, score in scores.items()},
             "parameters": asdict(parameters),
             "seconds": sum(e.seconds for e in done.history) + done.features_seconds,
             "precision": done.precision,
@@ -184,5 +187,5 @@ def fit_command(
         print(json.dumps(result))
         return
     for part, score in scores.items():
-        print(f"{part} {in_words(score, model.classes)}")
+        print(f"{part} {score.in_words()}")
     print(f"model in {out}; try: sidetune predict {shlex.quote(str(out))} IMAGE")

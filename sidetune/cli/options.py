@@ -10,7 +10,7 @@ BACKBONE_HELP = (
     "A timm name, a packaged name (vit_small_patch14_dinov2.saliency, tf_efficientnet_lite0.pypi), or a file."
 )
 DEFAULT_BACKBONE = "vit_base_patch16_224.augreg_in21k"
-SET_HELP = "method.NAME=VALUE, recipe.NAME=VALUE, or image_size=, transform=, levels= ... Repeatable."
+SET_HELP = "method.NAME=VALUE, recipe.NAME=VALUE, task.NAME=VALUE, or image_size=, transform= ... Repeatable."
 
 Backbone = Annotated[str, typer.Option(help=BACKBONE_HELP)]
 RecipesBackbone = Annotated[
@@ -22,6 +22,13 @@ EachRate = Annotated[
     typer.Option("--lr", help="Learning rate of all, or auto: of each by itself, tried on validation images."),
 ]
 Set = Annotated[list[str], typer.Option("--set", help=SET_HELP, metavar="NAME=VALUE")]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="classification, multilabel or regression, where a table (labels.csv) leaves it open.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with what the output folder holds, by the choices it has.")

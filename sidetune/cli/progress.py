@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from sidetune.tasks.task import in_figures, name_of
 from sidetune.train.epoch import Epoch
 
 ERR = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -16,6 +17,8 @@ ERR = Console(stderr=True, soft_wrap=True, highlight=False)
 
 def line(record: Epoch, num_epochs: int) -> str:
     score = "" if record.val_accuracy is None else f"  val {100 * record.val_accuracy:5.1f} %"
+    if record.val and "accuracy" not in record.val:
+        score = "  val " + ", ".join(f"{name_of(name)} {in_figures(name, value)}" for name, value in record.val.items())
     where = f"epoch {record.epoch:>3}/{num_epochs}"
     return f"{where}  loss {record.loss:.4f}{score}  lr {record.lr:.1e}  {record.seconds:.1f} s"
 

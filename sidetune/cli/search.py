@@ -8,10 +8,12 @@ from itertools import product
 
 from sidetune.backbones import Backbone
 from sidetune.cli.progress import ERR, Lines
-from sidetune.data.samples import Splits, split_off
+from sidetune.data.samples import Splits, split
 from sidetune.memo import Memo
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
+from sidetune.tasks import described, task_of
+from sidetune.tasks.task import Task
 from sidetune.train.batches import Data
 from sidetune.train.begin import begin
 from sidetune.train.kept import share_features
@@ -50,6 +52,7 @@ def searched(
     transform: str,
     report: Lines,
     *,
+    task: Task,
     rates: Sequence[float] | None,
     lr: bool,
     left_open: Sequence[str],
@@ -63,7 +66,7 @@ def searched(
     """
     val, train = splits.val, splits.train
     if val is None:
-        train, val = split_off(train, SHARE_FOR_VALIDATION, recipe.seed)
+        train, val = split(train, SHARE_FOR_VALIDATION, recipe.seed)
     axes: dict[str, list[float]] = {}
     if lr:
         axes["lr"] = list(rates or (method.lr * factor for factor in FACTORS))
@@ -77,7 +80,7 @@ def searched(
 
     def make(choice: Choice) -> AdaptedModel:
         chosen = replace(method, **{name: value for name, value in choice.items() if name != "lr"})  # type: ignore[arg-type]
-        return adapt(opened, chosen, classes=train.classes, transform=transform, seed=recipe.seed)
+        return adapt(opened, chosen, task=task, transform=transform, seed=recipe.seed)
 
     def make_begun(choice: Choice) -> AdaptedModel:
         model = make(choice)
@@ -104,6 +107,7 @@ def searched(
             "method": {"type": type(method).__name__, **asdict(method)},
             "backbone": opened.card.described(),
             "transform": transform,
+            **(described(task) if task != task_of(train) else {}),
             "data": [train.digest(), val.digest()] if memo else None,
         },
     )
@@ -123,6 +127,7 @@ def with_rates(
     report: Lines,
     rates: Sequence[float] | None = None,
     memo: Memo | None = None,
+    task: Task | None = None,
 ) -> dict[str, Method]:
     """Every method with the learning rate that validation images choose for it."""
     found = {}
@@ -130,7 +135,17 @@ def with_rates(
         ERR.print(name)
         ready = prepare(method, opened, splits.train, transform=transform, seed=recipe.seed)
         _, chosen = searched(
-            opened, ready, recipe, splits, transform, report, rates=rates, lr=True, left_open=(), memo=memo
+            opened,
+            ready,
+            recipe,
+            splits,
+            transform,
+            report,
+            task=task or task_of(splits.train),
+            rates=rates,
+            lr=True,
+            left_open=(),
+            memo=memo,
         )
         found[name] = replace(method, lr=chosen.lr or method.lr)
     return found

@@ -64,7 +64,7 @@ def check_images(
     if not skip_bad:
         raise DataError(f"{summary(bad)}\nRepair or remove them, or leave them out with --skip-bad (skip_bad=True)")
     good = samples.subset([i for i in range(len(samples)) if not seen[i].complaint])
-    if all_classes and (emptied := set(samples.labels) - set(good.labels)):
+    if all_classes and samples.task == "classification" and (emptied := set(samples.labels) - set(good.labels)):
         names = ", ".join(samples.classes[label] for label in sorted(emptied))
         raise DataError(f"without its bad images a class is empty: {names}\n{summary(bad)}")
     return good, bad

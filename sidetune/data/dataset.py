@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -13,7 +14,7 @@ from sidetune.data.pixels import to_rgb
 from sidetune.data.samples import Samples
 
 
-class Prepared(Dataset[tuple[Tensor, int]]):
+class Prepared(Dataset[Any]):
     """A torch data set of (PIL picture, label) with a transform put behind it."""
 
     def __init__(self, pictures: Dataset[Any], transform: Callable[[Image.Image], Tensor], *, is_random: bool) -> None:
@@ -24,13 +25,13 @@ class Prepared(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.pictures)  # type: ignore[arg-type]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         picture, label = self.pictures[index]
         return self.transform(to_rgb(picture)), label
 
 
-class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """(image tensor, label) of samples."""
+class ImageDataset(Dataset[Any]):
+    """(image tensor, label) of samples; a label is a number, or a tensor of several."""
 
     def __init__(self, samples: Samples, transform: Callable[[Image.Image], Tensor], *, is_random: bool) -> None:
         self.samples, self.transform, self.is_random = samples, transform, is_random
@@ -39,5 +40,6 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.samples.image(index)), self.samples.labels[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        label = self.samples.labels[index]
+        return self.transform(self.samples.image(index)), label if isinstance(label, int) else torch.tensor(label)

@@ -74,7 +74,7 @@ def warn_of_repeats(name: str, parts: Mapping[str, Samples]) -> None:
     places: dict[Path, list[tuple[str, str]]] = defaultdict(list)
     for part, samples in parts.items():
         for path, label in zip(samples.images, samples.labels, strict=True):
-            places[path].append((part, samples.classes[label]))
+            places[path].append((part, samples.classes[label] if isinstance(label, int) else str(label)))
     groups = same_bytes(places)
     grouped = {path for group in groups for path in group}
     groups += [[path] for path, stands in places.items() if len(stands) > 1 and path not in grouped]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -19,14 +19,21 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+Kind = Literal["classification", "multilabel", "regression"]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Samples:
     images: Sequence[Path] | np.ndarray
     """Paths, or grey pixels of shape (image, row, column) and type uint8."""
-    labels: Sequence[int]
+    labels: Sequence[Any]
+    """Of each image the number of its class; a row of 0 and 1, one a label; or a row of numbers."""
     classes: tuple[str, ...]
+    """Names of classes, labels or numbers, in order."""
     reading: Reading = Reading()
     """How files are read."""
+    task: Kind = "classification"
+    """What the labels are for."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,10 +87,10 @@ class Splits:
 
     def __post_init__(self) -> None:
         classes = self.train.classes
-        if len(classes) < 2:
+        if len(classes) < 2 and self.train.task == "classification":
             raise DataError(f"{self.name} has one class only ({', '.join(classes)}); a classifier needs at least two")
         for part, samples in (("validation", self.val), ("test", self.test)):
-            if samples is not None and samples.classes != classes:
+            if samples is not None and (samples.classes != classes or samples.task != self.train.task):
                 raise DataError(f"the {part} images of {self.name} have other classes than the training images")
 
     def final(self) -> Splits:
@@ -106,6 +113,15 @@ class Splits:
         """The parts that exist: train, val, test."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: samples for name, samples in parts.items() if samples is not None}
+
+
+def split(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
+    """Part samples in two, the second holding `fraction` of each class, or of all where there are none."""
+    if samples.task == "classification":
+        return split_off(samples, fraction, seed)
+    order = np.random.default_rng(seed).permutation(len(samples))
+    count = round(fraction * len(samples))
+    return samples.subset(sorted(order[count:].tolist())), samples.subset(sorted(order[:count].tolist()))
 
 
 def split_off(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from sidetune.data.digests import warn_of_repeats
 from sidetune.data.filelist import LISTS, read_vtab
-from sidetune.data.folders import read_folder, read_splits
+from sidetune.data.folders import TEST, VAL, read_folder, read_splits
 from sidetune.data.layout import Layout, part_in, parts_of
 from sidetune.data.named import NAMED
 from sidetune.data.names import printable
 from sidetune.data.reading import Reading
-from sidetune.data.samples import Samples, Splits
+from sidetune.data.samples import Kind, Samples, Splits
+from sidetune.data.table import PARTS, WHOLE, has_table, read_table, read_tables
 from sidetune.errors import DataError, unknown
 
 
@@ -25,13 +26,14 @@ def read_data(
     classes: tuple[str, ...] | None = None,
     reading: Reading | None = None,
     skip_bad: bool = False,
+    task: Kind | None = None,
 ) -> Splits:
-    """A data set by name, an image folder, or a folder with VTAB-1k's file lists.
+    """A data set by name, an image folder, or a folder with VTAB-1k's file lists or with tables (`labels.csv`).
 
     In VTAB-1k's form the training images are the 800 and the 200 together, as in the papers' final runs, and nothing
     is left to validate on; with `tune` the 200 are kept apart. `layout` and `classes` are for folders, see
-    `read_splits`; `reading` says of files what they do not say themselves; `skip_bad` leaves out those that lists name
-    and that are not there.
+    `read_splits`; `task` is for tables whose columns could be for several; `reading` says of files what they do not say
+    themselves; `skip_bad` leaves out those that lists and tables name and that are not there.
 
     Warns (DataWarning) of what is passed over and of pictures that stand in several places. Raises DataError for what
     is not there or not as it should be.
@@ -41,7 +43,11 @@ def read_data(
     path = Path(source)
     if not path.exists():
         raise DataError(f"no folder at {source}, and no data set of that name; known names: {', '.join(NAMED)}")
-    if has_lists(path):
+    if has_table(path):
+        splits = read_tables(path, task=task, classes=classes, val=VAL, test=TEST, seed=seed, skip_missing=skip_bad)
+    elif task not in (None, "classification"):
+        raise DataError(f"{source} has no {WHOLE} or {PARTS['train']}; {task} needs a table of images and numbers")
+    elif has_lists(path):
         splits = read_vtab(path, tune=tune, skip_missing=skip_bad)
     else:
         splits = read_splits(path, seed=seed, layout=layout, classes=classes)
@@ -54,14 +60,20 @@ def name_of(source: str | Path) -> str:
     return str(source) if is_named(source) else printable(Path(source).resolve().name)
 
 
-def read_training(source: str | Path, classes: tuple[str, ...] | None = None) -> tuple[Samples, Samples | None]:
-    """What to train on and, where the source has several parts, to validate on; a folder of classes is taken whole."""
-    if not is_named(source) and Path(source).is_dir() and not has_lists(Path(source)):
+def read_training(
+    source: str | Path, classes: tuple[str, ...] | None = None, task: Kind | None = None
+) -> tuple[Samples, Samples | None]:
+    """What to train on and, where the source has several parts, to validate on; a folder of classes, or one table, is
+    taken whole."""
+    path = Path(source)
+    if not is_named(source) and has_table(path) and not (path / PARTS["train"]).is_file():
+        return read_table(path / WHOLE, task, classes), None
+    if not is_named(source) and path.is_dir() and not has_lists(path) and not has_table(path):
         if parts_of(Path(source), "auto", classes) is None:
             samples = read_folder(source, classes)
             warn_of_repeats(str(source), {"train": samples})
             return samples, None
-    splits = read_data(source, classes=classes)
+    splits = read_data(source, classes=classes, task=task)
     return splits.train, splits.val
 
 
@@ -73,19 +85,24 @@ def read_scored(
     layout: Layout = "auto",
     split: bool = False,
     reading: Reading | None = None,
+    task: Kind | None = None,
 ) -> tuple[str, Samples]:
-    """What to score a model of these classes on, and what it is called: a folder of classes whole, unless it is to be
-    `split` as for training; of a data set with parts its test images, or `part`, which may be any folder beside train.
+    """What to score a model of these classes on, and what it is called: a folder of classes, or one table, whole,
+    unless it is to be `split` as for training; of a data set with parts its test images, or `part`, which may be any
+    folder beside train.
 
     Raises DataError for what is not there, ValueError for a part that there is not.
     """
     path = Path(source)
-    if not is_named(source) and not has_lists(path):
+    is_whole_table = has_table(path) and not (path / PARTS["train"]).is_file()
+    if not is_named(source) and is_whole_table and not (split or part):
+        return str(source), replace(read_table(path / WHOLE, task, classes), reading=reading or Reading())
+    if not is_named(source) and not has_lists(path) and not has_table(path):
         if (beside := part_in(path, part or "test", layout, classes)) is not None:
             return f"{source} ({part or 'test'})", read(beside, classes, reading)
         if not (split or part or part_in(path, "train", layout, classes)):
             return str(source), read(path, classes, reading)
-    parts = read_data(source, tune=part == "val", layout=layout, classes=classes, reading=reading).parts()
+    parts = read_data(source, tune=part == "val", layout=layout, classes=classes, reading=reading, task=task).parts()
     chosen = part or ("test" if "test" in parts else "val")
     if chosen not in parts:
         raise unknown(f"part of {source}", chosen, parts)

@@ -103,6 +103,8 @@ def load(folder: Path, card: ModelCard) -> Artefact:
 
 
 def choices_of(config: dict[str, Any], folder: Path) -> Choices:
+    if "task" in config:
+        raise ValueError(f"{folder} holds a model for {config['task']['name']}; the device gives one label an image")
     method = dict(config["method"])
     if (kind := method.pop("type")) != "MIST":
         raise ValueError(f"{folder} holds a model trained by {kind}; the device computes MIST")

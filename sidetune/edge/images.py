@@ -8,6 +8,7 @@ from pathlib import Path
 from sidetune.data.folders import existing
 from sidetune.data.layout import Layout
 from sidetune.data.sources import read_data
+from sidetune.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,8 @@ def read_items(root: Path, layout: Layout = "auto") -> tuple[tuple[str, ...], tu
     """Names of classes, in order, and the images of `root`, as `sidetune fit` reads and splits it. Raises DataError."""
     root = existing(root).absolute()  # a folder, never one of the library's data sets
     splits = read_data(root, layout=layout)
+    if splits.train.task != "classification":
+        raise DataError(f"{root} has a table for {splits.train.task}; the device learns one label an image")
     items = [
         Item(path=path.relative_to(root).as_posix(), label=label, part=part, size=path.stat().st_size)
         for part, samples in splits.parts().items()

@@ -85,7 +85,7 @@ def analyze(model: AdaptedModel, batches: Iterable[tuple[Tensor, Any]]) -> Analy
         raise ValueError(
             f"only DTL and DTLv2 have what is analysed; this model's method is {type(model.method).__name__}"
         )
-    recorder, was_training, device = Recorder(side), model.training, model.head.weight.device
+    recorder, was_training, device = Recorder(side), model.training, model.device
     model.eval()
     model.suffix.side = recorder
     try:

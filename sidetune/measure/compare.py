@@ -15,6 +15,7 @@ from urllib.parse import quote
 import torch
 from accelerate import Accelerator
 
+from sidetune import tasks
 from sidetune.atomic import write_text
 from sidetune.backbones import Backbone
 from sidetune.data.samples import Samples, Splits
@@ -25,8 +26,9 @@ from sidetune.measure.parameters import Parameters, count
 from sidetune.memo import Memo
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
-from sidetune.saved import CONFIG
+from sidetune.saved import CONFIG, read_config
 from sidetune.saving import load_weights
+from sidetune.tasks.task import Task
 from sidetune.train.batches import Data
 from sidetune.train.begin import begin
 from sidetune.train.epoch import Epoch
@@ -56,7 +58,7 @@ class Row:
     """Median over epochs and seeds; from features in memory where `features_kept`."""
     features_kept: bool
     accuracies: tuple[float, ...]
-    """On the test images (validation images where there are none), a number a seed."""
+    """On the test images (validation images where there are none), a number a seed; of other tasks their metric."""
     histories: tuple[tuple[Epoch, ...], ...]
     choices: Mapping[str, Any] = field(default_factory=dict)
     """The method's type and fields."""
@@ -88,6 +90,8 @@ class Comparison:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     """How pixels were normalised; None in files of earlier versions."""
+    metric: str = "accuracy"
+    """What `Row.accuracies` are; see `sidetune.tasks.task`."""
 
     def save(self, path: Path) -> None:
         """Write everything, with machine, versions, commit and command, as JSON."""
@@ -133,6 +137,7 @@ def compare(
     epochs: Mapping[str, int] | None = None,
     seeds: Sequence[int] = (0,),
     transform: str = "photo",
+    task: Task | None = None,
     named_recipe: str | None = None,
     out: Path | None = None,
     memo: Memo | None = None,
@@ -140,12 +145,14 @@ def compare(
 ) -> tuple[Comparison, dict[str, AdaptedModel]]:
     """Train every method with every seed and score it; also returns each method's model of the first seed.
 
-    `epochs` overrides the recipe's for single methods. Where training images are the same in every epoch, the frozen
-    halves of all methods run together, once. `named_recipe` says whose choices `recipe` and the others are. With `out`,
-    the first seed's models are saved in `out/METHOD`. With `memo`, what it knows of an earlier call is not trained
-    again, and runs that were stopped go on; of models that are not saved, those of known runs come untrained.
+    `task` is that of the data if not given; its metric is a row's number. `epochs` overrides the recipe's for single
+    methods. Where training images are the same in every epoch, the frozen halves of all methods run together, once.
+    `named_recipe` says whose choices `recipe` and the others are. With `out`, the first seed's models are saved in
+    `out/METHOD`. With `memo`, what it knows of an earlier call is not trained again, and runs that were stopped go on;
+    of models that are not saved, those of known runs come untrained.
     """
     report = report or SilentCompare()
+    task = task or tasks.task_of(splits.train)
     scored_on = "val" if splits.test is None else "test"
     if scored_on == "val" and splits.val is None:
         raise ValueError(f"{splits.name} has neither test nor validation images to score on")
@@ -156,7 +163,7 @@ def compare(
     }
 
     def make(name: str, seed: int) -> AdaptedModel:
-        return adapt(backbone, methods[name], classes=splits.train.classes, transform=transform, seed=seed)
+        return adapt(backbone, methods[name], task=task, transform=transform, seed=seed)
 
     def recipe_of(name: str, seed: int) -> Recipe:
         length = (epochs or {}).get(name, recipe.epochs)
@@ -205,7 +212,7 @@ def compare(
                 report=report,
             )
             outcome = Outcome(
-                accuracy=evaluate(trained, data[scored_on], precision=done.precision).accuracy,
+                accuracy=evaluate(trained, data[scored_on], precision=done.precision).values[trained.task.metric],
                 history=done.history,
                 features_kept=done.features_kept,
                 peak_bytes=peak,
@@ -238,6 +245,7 @@ def compare(
         named_recipe=named_recipe,
         mean=backbone.card.mean,
         std=backbone.card.std,
+        metric=task.metric,
     )
     return comparison, models
 
@@ -248,7 +256,7 @@ def described(model: AdaptedModel, recipe: Recipe) -> dict[str, Any]:
         "recipe": {name: value for name, value in asdict(recipe).items() if name not in MEANS},
         "method": {"type": type(model.method).__name__, **asdict(model.method)},
         "backbone": model.card.described(),
-        "classes": list(model.task.classes),
+        **tasks.described(model.task),
         "transform": asdict(model.transform),
     }
 
@@ -304,6 +312,7 @@ def recall(model: AdaptedModel, run: RunOf, recipe: Recipe) -> None:
         return
     device = Accelerator(mixed_precision="no").device
     model.recipe = recipe
+    model.task = tasks.from_description(read_config(run.saved))
     model.hold(TYPES[resolve(recipe.precision, device)], device, weights=recipe.weights)
     load_weights(model, run.saved)
     model.eval()
@@ -317,4 +326,5 @@ def peak_of(model: AdaptedModel, samples: Samples, recipe: Recipe) -> int:
     first = range(min(recipe.batch_size, len(samples)))
     images = torch.stack([prepare(samples.image(i)) for i in first]).to(device)
     labels = torch.tensor([samples.labels[i] for i in first], device=device)
+    model.task = model.task.begin(samples.labels)
     return training_peak(model, images, labels, recipe)

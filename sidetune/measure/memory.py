@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, UntypedStorage, optim
-from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
@@ -145,22 +144,6 @@ def training_peak(model: AdaptedModel, images: Tensor, labels: Tensor, recipe: R
             tracker.reset_peak()
             step()
             return tracker.peak
-
-
-def library_bytes() -> int:
-    """What CUDA's libraries work in from the first matrix product on, forward and backward; 0 without a GPU.
-
-    Some 16 MiB, 72 MiB on data-centre GPUs; found by a product of two small matrices.
-    """
-    if not torch.cuda.is_available():
-        return 0
-    torch._C._cuda_clearCublasWorkspaces()
-    before = torch.cuda.memory_allocated()
-    with unset_fake_temporarily(), torch.enable_grad():
-        x = torch.zeros(64, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-        F.linear(x, x, x[0]).sum().backward()
-        del x
-    return torch.cuda.memory_allocated() - before
 
 
 def training_memory(model: AdaptedModel, images: Tensor, labels: Tensor, recipe: Recipe) -> Memory:

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from sidetune.backbones.structure import empty, rebuild
 from sidetune.errors import OverBudget
-from sidetune.measure.memory import Memory, library_bytes, training_memory, training_peak
+from sidetune.measure.machine import library_bytes
+from sidetune.measure.memory import Memory, training_memory, training_peak
 from sidetune.measure.parameters import Parameters, count
 from sidetune.model import AdaptedModel
 from sidetune.seam.features import Features
@@ -126,7 +127,7 @@ def stand_in(fake: AdaptedModel, recipe: Recipe) -> tuple[Tensor, Tensor, int]:
     """
     num_images = min(recipe.batch_size, 2 * (recipe.micro_batch or recipe.batch_size))
     images = torch.empty(num_images, 3, *fake.card.image_size)
-    labels = torch.zeros(num_images, dtype=torch.long)
+    labels = fake.task.stand_in(num_images)
     return images, labels, (images.nbytes + labels.nbytes) * (recipe.batch_size - num_images) // num_images
 
 
@@ -165,7 +166,7 @@ def operations(fake: AdaptedModel, images: Tensor) -> Operations:
     with counted() as prefix:
         features = fake.features(images)
     with counted() as suffix:
-        loss = fake.task.loss(fake(features), torch.zeros(1, dtype=torch.long))
+        loss = fake.loss(fake(features), fake.task.stand_in(1))
     with counted() as backward:
         loss.backward()
     fake.zero_grad()

@@ -18,6 +18,7 @@ from sidetune.data.samples import Samples
 from sidetune.measure.compare import Comparison
 from sidetune.measure.memory import Memory
 from sidetune.model import AdaptedModel
+from sidetune.tasks.task import SHARES, factor, name_of
 
 COLOURS = colormaps["tab10"].colors  # type: ignore[attr-defined]
 MARKERS = "osD"
@@ -32,12 +33,12 @@ def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
     height = 8.4 if max(len(c.rows) for c in comparisons) > CROWDED else 4.8
     figure = Figure(figsize=(5.2 * len(comparisons), height), layout="constrained")
     for axes, c in zip(figure.subplots(1, len(comparisons), squeeze=False)[0], comparisons, strict=True):
-        crowded = len(c.rows) > CROWDED
+        crowded, times = len(c.rows) > CROWDED and c.metric in SHARES, factor(c.metric)
         for row in c.rows:
             i = methods.index(row.method)
-            mib, accuracy = row.peak_bytes / 2**20, 100 * row.accuracy
+            mib, accuracy = row.peak_bytes / 2**20, times * row.accuracy
             area = (0.3 if crowded else 1) * (30 + 12 * np.log2(1 + row.parameters.trainable / 1000) ** 1.5)
-            axes.errorbar(mib, accuracy, yerr=np.nan_to_num(100 * row.spread), color=COLOURS[i % 10], capsize=3)
+            axes.errorbar(mib, accuracy, yerr=np.nan_to_num(times * row.spread), color=COLOURS[i % 10], capsize=3)
             axes.scatter(
                 mib,
                 accuracy,
@@ -49,7 +50,7 @@ def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
                 label=legend(row.method + " (whole process)" * row.whole_process, row.parameters.trainable),
             )
         axes.set_xlabel("peak memory of a training step (MiB)")
-        axes.set_ylabel(f"{c.scored_on} accuracy (%)")
+        axes.set_ylabel(f"{c.scored_on} {axis_name(c.metric)}")
         axes.set_title(f"{c.data}, {c.image_size[0]} px")
         if crowded:
             logarithmic(axes)
@@ -66,6 +67,10 @@ def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
             if isinstance(handle, PathCollection):
                 handle.set_sizes([40])
     figure.savefig(path, dpi=150)
+
+
+def axis_name(metric: str) -> str:
+    return f"{name_of(metric)} (%)" if metric in SHARES else name_of(metric)
 
 
 def logarithmic(axes: Axes) -> None:
@@ -110,12 +115,13 @@ def plot_study(c: Comparison, study: str, path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     accuracy_axes, memory_axes = figure.subplots(1, 2)
     labels = [row.method for row in c.rows]
-    spreads = np.nan_to_num([100 * row.spread for row in c.rows])
+    times = factor(c.metric)
+    spreads = np.nan_to_num([times * row.spread for row in c.rows])
     line = {"color": COLOURS[0], "marker": "o", "capsize": 3}
     if not all(label.isdigit() for label in labels):  # variants without an order are not joined
         line["linestyle"] = "none"
-    accuracy_axes.errorbar(labels, [100 * row.accuracy for row in c.rows], yerr=spreads, **line)
-    accuracy_axes.set_ylabel(f"{c.scored_on} accuracy (%)")
+    accuracy_axes.errorbar(labels, [times * row.accuracy for row in c.rows], yerr=spreads, **line)
+    accuracy_axes.set_ylabel(f"{c.scored_on} {axis_name(c.metric)}")
     memory_axes.bar(labels, [row.peak_bytes / 2**20 for row in c.rows], color=COLOURS[1], width=0.6)
     memory_axes.set_ylabel("peak memory of a training step (MiB)")
     for axes in (accuracy_axes, memory_axes):
@@ -135,14 +141,15 @@ def plot_curves(comparisons: Sequence[Comparison], path: Path) -> None:
             epochs = [e.epoch for e in row.histories[0]]
             style = {"color": COLOURS[i % 10], "marker": "o", "markersize": 3, "label": row.method}
             loss_axes.plot(epochs, [e.loss for e in row.histories[0]], **style)
-            scores = [(e.epoch, 100 * e.val_accuracy) for e in row.histories[0] if e.val_accuracy is not None]
+            known = ((e.epoch, e.scored(c.metric)) for e in row.histories[0])
+            scores = [(epoch, factor(c.metric) * value) for epoch, value in known if value is not None]
             accuracy_axes.plot(*zip(*scores, strict=True), **style) if scores else None
         loss_axes.set_ylabel("training loss")
         loss_axes.set_xlabel("epoch")
         loss_axes.set_yscale("log")
         loss_axes.set_title(c.data)
         loss_axes.legend(frameon=False, fontsize=8)
-        accuracy_axes.set_ylabel("validation accuracy (%)")
+        accuracy_axes.set_ylabel(f"validation {axis_name(c.metric)}")
         accuracy_axes.set_xlabel("epoch")
         tidy(loss_axes)
         tidy(accuracy_axes)
@@ -161,21 +168,21 @@ def plot_predictions(samples: Samples, models: Mapping[str, AdaptedModel], path:
     for axes in grid:
         axes.set_axis_off()
     for position, (axes, index) in enumerate(zip(grid, chosen, strict=False)):
-        label = samples.classes[samples.labels[index]]
+        target, task = samples.labels[index], next(iter(models.values())).task
         axes.imshow(pictures[position])
-        axes.set_title(label, fontsize=9, fontweight="bold")
+        axes.set_title(task.truth(target), fontsize=9, fontweight="bold")
         for line, (name, predictions) in enumerate(answers.items()):
             prediction = predictions[position]
-            right = prediction.label == label
+            right = task.is_right(prediction, target)
             axes.text(
                 0.5,
                 -0.10 - 0.13 * line,
-                f"{name}: {prediction.label} {prediction.probability:.0%}",
+                f"{name}: {prediction.in_words()}",
                 transform=axes.transAxes,
                 ha="center",
                 va="center",
                 fontsize=7,
-                color="black" if right else "crimson",
+                color="crimson" if right is False else "black",
             )
     figure.savefig(path, dpi=130)
 

@@ -10,18 +10,22 @@ from sidetune.data.samples import Samples
 from sidetune.measure.compare import Comparison, Row
 from sidetune.measure.plots import plot_accuracy_memory, plot_curves, plot_predictions
 from sidetune.model import AdaptedModel
+from sidetune.tasks.task import SHARES, factor, in_figures, name_of
 
-HEADINGS = ("method", "accuracy", "trained parameters", "frozen blocks", "peak memory", "seconds per epoch")
+
+def headings(metric: str = "accuracy") -> tuple[str, ...]:
+    return "method", name_of(metric), "trained parameters", "frozen blocks", "peak memory", "seconds per epoch"
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """A row as text, in the order of HEADINGS."""
-    spread = f" ± {100 * row.spread:.1f}" if len(row.accuracies) > 1 else ""
+def cells(row: Row, metric: str = "accuracy") -> tuple[str, ...]:
+    """A row as text, in the order of `headings`."""
+    digits = ".1f" if metric in SHARES else ".3g"
+    spread = f" ± {factor(metric) * row.spread:{digits}}" if len(row.accuracies) > 1 else ""
     epochs = len(row.histories[0])
     seconds = f"{row.seconds_per_epoch:.2f} (x {epochs})"
     return (
         row.method,
-        f"{100 * row.accuracy:.1f} %{spread}",
+        f"{in_figures(metric, row.accuracy)}{spread}",
         f"{row.parameters.trainable:,}",
         str(row.frozen_depth),
         f"{row.peak_bytes / 2**20:,.0f} MiB{' †' if row.whole_process else ''}",
@@ -31,7 +35,9 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def footnote(c: Comparison) -> str:
     scored = f"{c.num_images[c.scored_on]:,} {c.scored_on} images"
-    text = f"Accuracy on {scored}; parameters without the head; memory of a whole training step."
+    name = name_of(c.metric)
+    name = name.capitalize() if name.islower() else name
+    text = f"{name} on {scored}; parameters without the head; memory of a whole training step."
     if any(row.features_kept for row in c.rows):
         text += f" * from kept features, which took {c.shared_features_seconds:.1f} s once for all methods."
     if any(row.whole_process for row in c.rows):
@@ -46,8 +52,9 @@ def heading(c: Comparison) -> str:
 
 
 def markdown(c: Comparison) -> str:
-    lines = [f"## {heading(c)}", "", f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
-    lines += [f"| {' | '.join(cells(row))} |" for row in c.rows]
+    names = headings(c.metric)
+    lines = [f"## {heading(c)}", "", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    lines += [f"| {' | '.join(cells(row, c.metric))} |" for row in c.rows]
     return "\n".join([*lines, "", footnote(c), ""])
 
 

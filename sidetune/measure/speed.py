@@ -50,6 +50,5 @@ def images_per_second(model: AdaptedModel, batch_size: int) -> float:
 
 
 def random_batch(model: AdaptedModel, batch_size: int) -> tuple[Tensor, Tensor]:
-    device = model.head.weight.device
-    images = torch.randn(batch_size, 3, *model.card.image_size, device=device)
-    return images, torch.arange(batch_size, device=device) % len(model.task.classes)
+    images = torch.randn(batch_size, 3, *model.card.image_size, device=model.device)
+    return images, model.task.stand_in(batch_size).to(model.device)

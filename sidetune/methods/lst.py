@@ -94,17 +94,17 @@ class LST(Method):
 
     def begin(self, model: AdaptedModel, examples: Sequence[tuple[Tensor, int]]) -> None:
         """Prune again, by the Fisher information of the loss of model's head on the plain backbone's tokens."""
-        prefix, side, device = model.prefix, model.suffix.side, model.head.weight.device
+        prefix, side, device = model.prefix, model.suffix.side, model.device
         pool = model.suffix.pool
         assert prefix is not None and isinstance(side, Ladder) and pool is not None
         blocks = {int(i): block for i, block in prefix.blocks.items()}
 
         def stems() -> Iterator[tuple[Tensor, Tensor]]:
             for image, label in examples:
-                yield prefix.stem(image.to(device, model.dtype)[None]), torch.tensor([label], device=device)
+                yield prefix.stem(image.to(device, model.dtype)[None]), torch.as_tensor(label, device=device)[None]
 
         def loss(z: Tensor, label: Tensor) -> Tensor:
-            return model.task.loss(model.head(pool(z)), label)
+            return model.loss(model.head(pool(z)), label)
 
         with by_autocast(device, model.dtype):
             self.prune(blocks, side, fisher(blocks, stems(), loss))

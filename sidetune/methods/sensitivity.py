@@ -99,7 +99,7 @@ def sensitivity(
     sums: dict[str, Tensor] = {}
     for images, labels in islice(batches, num_batches):
         model.hold(torch.float32, images.device)
-        model.task.loss(model(images), labels).backward()
+        model.loss(model(images), labels).backward()
         for name, parameter in probed.items():
             assert parameter.grad is not None
             squared = parameter.grad.square_()

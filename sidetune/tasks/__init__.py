@@ -1,1 +1,60 @@
-"""What the adapted features are for: a head, a loss, a metric, and what a prediction looks like."""
+"""What the adapted features are for: a head, a loss, a score, and what an answer looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from sidetune.data.samples import Samples
+from sidetune.errors import unknown
+from sidetune.tasks.classification import Classification
+from sidetune.tasks.multilabel import Multilabel
+from sidetune.tasks.regression import Regression
+from sidetune.tasks.task import Task
+
+__all__ = ["TASKS", "Classification", "Multilabel", "Regression", "Task", "described", "find_task", "from_description"]
+
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "multilabel": Multilabel,
+    "regression": Regression,
+}
+
+
+def find_task(name: str) -> type[Any]:
+    """The task of a name. Raises ValueError for another."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]
+
+
+def name_of_task(task: Task) -> str:
+    """Under which name a task's type stands in TASKS. Raises ValueError for one that does not."""
+    for name, kind in TASKS.items():
+        if type(task) is kind:
+            return name
+    raise ValueError(f"the task {type(task).__name__} has no name; put it into sidetune.TASKS")
+
+
+def described(task: Task) -> dict[str, Any]:
+    """For JSON: the classes, and the rest of what is not a plain classification's."""
+    name, about = name_of_task(task), asdict(task)  # type: ignore[call-overload]
+    classes = list(about.pop("classes"))
+    is_plain = isinstance(task, Classification) and task == Classification(classes=task.classes)
+    return {"classes": classes} | ({} if is_plain else {"task": {"name": name, **about}})
+
+
+def from_description(about: Mapping[str, Any]) -> Task:
+    """What `described` told."""
+    told = dict(about.get("task") or {})
+    kind = find_task(told.pop("name", "classification"))
+    lists = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
+    task: Task = kind(classes=tuple(about["classes"]), **lists)
+    return task
+
+
+def task_of(samples: Samples, name: str = "auto") -> Task:
+    """The task of a name, or, `auto`, the one that samples are for."""
+    task: Task = find_task(samples.task if name == "auto" else name)(classes=samples.classes)
+    return task

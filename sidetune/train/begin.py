@@ -6,7 +6,7 @@ import numpy as np
 
 from sidetune.model import AdaptedModel
 from sidetune.store import Kept
-from sidetune.train.batches import Data, as_dataset, sized
+from sidetune.train.batches import Data, Targets, as_dataset, sized
 
 
 def begin(model: AdaptedModel, train: Data, seed: int = 0) -> None:
@@ -23,6 +23,7 @@ def begin(model: AdaptedModel, train: Data, seed: int = 0) -> None:
             f"call sidetune.begin(model, images) first, or choose a start without images"
         )
     chosen = np.random.default_rng(seed).permutation(len(sized(dataset)))[:wanted]
-    examples = [(image, int(label)) for image, label in (dataset[int(i)] for i in chosen)]
+    examples = [dataset[int(i)] for i in chosen]
+    model.task = model.task.begin(Targets(dataset))
     model.method.begin(model, examples)
     model.begun = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -16,3 +17,12 @@ class Epoch:
     """Of training, without validation."""
     val_accuracy: float | None = None
     """Share of validation images labelled right, in 0..1."""
+    val: Mapping[str, float] | None = None
+    """All figures on validation images, by the name of the metric."""
+    losses: Mapping[str, float] | None = None
+    """The terms of the loss by name, where there are several."""
+
+    def scored(self, metric: str) -> float | None:
+        """A figure on validation images; None without any."""
+        known = {"accuracy": self.val_accuracy, **(self.val or {})}
+        return known.get(metric)

@@ -1,58 +1,18 @@
-"""How many images a model labels right."""
+"""How good a model's answers are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from sidetune.model import AdaptedModel
+from sidetune.tasks.task import Score
 from sidetune.train.batches import Data, as_dataset, evaluation_batches
 from sidetune.train.precision import TYPES, resolve
 from sidetune.train.recipe import Precision, Recipe
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    by_class: tuple[tuple[int, int], ...]
-    """Of each class, in order: its images, and those of them that are labelled right."""
-
-    @property
-    def num_images(self) -> int:
-        return sum(images for images, _ in self.by_class)
-
-    @property
-    def num_correct(self) -> int:
-        return sum(right for _, right in self.by_class)
-
-    @property
-    def accuracy(self) -> float:
-        """Top-1, in 0..1."""
-        return self.num_correct / self.num_images
-
-    @property
-    def recalls(self) -> tuple[float | None, ...]:
-        """By class, the share of its images that are labelled right; None of a class without images."""
-        return tuple(right / images if images else None for images, right in self.by_class)
-
-    @property
-    def balanced_accuracy(self) -> float:
-        """The mean of the recalls of classes that have images: every class counts the same."""
-        return fmean(recall for recall in self.recalls if recall is not None)
-
-    def described(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Everything, for JSON."""
-        return {
-            "accuracy": self.accuracy,
-            "balanced_accuracy": self.balanced_accuracy,
-            "num_images": self.num_images,
-            "num_correct": self.num_correct,
-            "recall": dict(zip(classes, self.recalls, strict=True)),
-        }
 
 
 def evaluate(
@@ -62,9 +22,9 @@ def evaluate(
     batch_size: int = 64,
     precision: Precision = "auto",
     progress: Callable[[int, int], None] | None = None,
-) -> Score:
-    """Score a model on samples, any torch data set of (image, label), or what `sidetune evaluate` takes: an image
-    folder or a data set's name; of one with several parts, the test images.
+) -> Any:
+    """The `Score` of a model's task on samples, any torch data set of (image, target), or what `sidetune evaluate`
+    takes: an image folder or a data set's name; of one with several parts, the test images.
 
     Runs on the GPU if there is one, spread over processes if several were launched. Raises DataError for data that
     does not fit the model.
@@ -86,14 +46,12 @@ def score(
     """Score a model on prepared batches; leaves it in the mode it was in."""
     was_training = model.training
     model.eval()
-    images, correct = (torch.zeros(len(model.classes), dtype=torch.int64) for _ in range(2))
+    meter = model.task.meter()
     total = len(batches)  # type: ignore[arg-type]
-    for step, (x, labels) in enumerate(batches, start=1):
-        right = model(x).argmax(dim=1) == labels
-        labels, right = (t.cpu() for t in accelerator.gather_for_metrics((labels, right)))
-        images += labels.bincount(minlength=len(images))
-        correct += labels[right].bincount(minlength=len(correct))
+    for step, (x, targets) in enumerate(batches, start=1):
+        outputs, targets = accelerator.gather_for_metrics((model(x), targets))
+        meter.add(outputs.cpu(), targets.cpu())
         if progress:
             progress(step, total)
     model.train(was_training)
-    return Score(by_class=tuple(zip(images.tolist(), correct.tolist(), strict=True)))
+    return meter.score()

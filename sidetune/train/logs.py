@@ -12,7 +12,7 @@ from sidetune.train.epoch import Epoch
 
 
 class TensorBoard:
-    """Writes loss, learning rate and validation accuracy by epoch; does nothing without a folder."""
+    """Writes loss, learning rate and figures on validation images by epoch; does nothing without a folder."""
 
     def __init__(self, folder: Path | None) -> None:
         self.writer = SummaryWriter(str(folder / "tensorboard")) if folder else None
@@ -30,3 +30,7 @@ class TensorBoard:
         for name in ("loss", "lr", "seconds", "val_accuracy"):
             if (value := getattr(record, name)) is not None:
                 self.writer.add_scalar(name, value, record.epoch)
+        for group, figures in (("val", record.val or {}), ("loss", record.losses or {})):
+            for name, value in figures.items():
+                if (group, name) != ("val", "accuracy"):
+                    self.writer.add_scalar(f"{group}/{name.replace(' ', '_')}", value, record.epoch)

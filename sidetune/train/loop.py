@@ -24,7 +24,9 @@ from sidetune.locked import worked_on
 from sidetune.model import AdaptedModel
 from sidetune.seam.features import Features
 from sidetune.store import Kept
-from sidetune.train.batches import Data, as_dataset, evaluation_batches, is_unnamed, sized, training_batches
+from sidetune.tasks import described
+from sidetune.tasks.task import rank
+from sidetune.train.batches import Data, Targets, as_dataset, evaluation_batches, is_unnamed, sized, training_batches
 from sidetune.train.begin import begin
 from sidetune.train.checkpoint import Progress, RunFolder
 from sidetune.train.epoch import Epoch
@@ -106,12 +108,13 @@ def fit(
     precision = resolve(recipe.precision, accelerator.device)
     recipe = replace(recipe, lr=recipe.lr or model.method.lr)
     if isinstance(train, (str, Path)):
-        train, beside = read_training(train, None if is_unnamed(model) else model.classes)
+        train, beside = read_training(train, None if is_unnamed(model) else model.classes, model.task.targets)
         val = beside if val is None else val
     train_set = as_dataset(train, model, training=True)
     if recipe.keep == "best" and val is None:
-        raise ValueError("keep='best' chooses by validation accuracy; pass val= (--set tune=true), or keep='last'")
+        raise ValueError("keep='best' chooses by validation images; pass val= (--set tune=true), or keep='last'")
     val_set = None if val is None else as_dataset(val, model, training=False)
+    model.task = model.task.begin(Targets(train_set))
     model.recipe = recipe
     if recipe.micro_batch is not None and not can_be_cut(model):
         raise ValueError(
@@ -153,7 +156,7 @@ def request_of(
         "recipe": asdict(recipe),
         "method": {"type": type(model.method).__name__, **asdict(model.method)},
         "backbone": model.card.described(),
-        "classes": list(model.task.classes),
+        **described(model.task),
         "transform": asdict(model.transform),
         "num_train_images": len(sized(train)),
         "data": {part: digest for part, digest in digests.items() if digest is not None},
@@ -183,6 +186,8 @@ class Run:
         self.report, self.folder, self.store, self.lr = report, folder, store, recipe.lr
         self.optimizer = make_optimizer(model, recipe, self.lr)
         self.scaler = GradScaler(accelerator.device.type, enabled=precision == "fp16")
+        self.terms: dict[str, Tensor] = {}
+        """The sums of an epoch's losses by name."""
 
     def __call__(self, train: Dataset[Any], val: Dataset[Any] | None, progress: Progress | None) -> Fit:
         start = time.perf_counter()
@@ -203,15 +208,15 @@ class Run:
                 order.epoch = number
                 record = self.train_epoch(parallel, batches, number)
                 if val_batches is not None:
-                    accuracy = score(self.model, val_batches, self.accelerator).accuracy
-                    record = replace(record, val_accuracy=accuracy)
+                    val_score = dict(score(self.model, val_batches, self.accelerator).values)
+                    record = replace(record, val_accuracy=val_score.get("accuracy"), val=val_score)
                 self.close_epoch(progress, record)
                 board.epoch(record)
                 self.report.epoch(record, total)
         kept = total
         if progress.best is not None:
             self.model.load_trained(progress.best[1])
-            kept = max(progress.history, key=lambda e: (e.val_accuracy or 0, -e.epoch)).epoch
+            kept = max(progress.history, key=lambda e: (self.rank(e) or -math.inf, -e.epoch)).epoch
         if self.folder and self.folder.writes:
             self.model.save_pretrained(self.folder.path.parent)
         self.accelerator.wait_for_everyone()
@@ -254,25 +259,35 @@ class Run:
         self.model.train()
         num_steps = len(batches)  # type: ignore[arg-type]
         total = torch.zeros((), device=self.accelerator.device)
-        for step, (x, labels) in enumerate(batches):
+        self.terms = {}
+        for step, (x, targets) in enumerate(batches):
             within = step / num_steps if self.recipe.lr_update == "step" else 0
             set_lr(self.optimizer, lr := learning_rate(self.recipe, self.lr, number + within))
-            total += self.step(model, x, labels)
+            total += self.step(model, x, targets)
             if step % 16 == 0 or step + 1 == num_steps:  # looking at every loss would make a GPU wait
                 self.check(total, number, step, num_steps)
             self.report.step(number + 1, num_epochs(self.recipe), step + 1, num_steps)
         loss = self.accelerator.reduce(total, "mean").item() / num_steps
-        return Epoch(epoch=number + 1, lr=lr, loss=loss, seconds=time.perf_counter() - start)
+        several = None
+        if len(self.terms) > 1:
+            several = {n: self.accelerator.reduce(t, "mean").item() / num_steps for n, t in self.terms.items()}
+        return Epoch(epoch=number + 1, lr=lr, loss=loss, seconds=time.perf_counter() - start, losses=several)
 
-    def step(self, model: nn.Module, x: Tensor | Features, labels: Tensor) -> Tensor:
+    def step(self, model: nn.Module, x: Tensor | Features, targets: Tensor) -> Tensor:
         """One update; returns the loss."""
         parallel = model if model is not self.model else None
         try:
             loss = backward(
-                self.model, x, labels, micro_batch=self.recipe.micro_batch, scaler=self.scaler, parallel=parallel
+                self.model,
+                x,
+                targets,
+                micro_batch=self.recipe.micro_batch,
+                scaler=self.scaler,
+                parallel=parallel,
+                terms=self.terms,
             )
         except ValueError as e:
-            if len(labels) > 1 or can_be_cut(self.model):
+            if len(targets) > 1 or can_be_cut(self.model):
                 raise
             raise ValueError(
                 "trained BatchNorms want at least two values a channel, and this batch has one image; choose a "
@@ -286,6 +301,11 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         return loss
 
+    def rank(self, record: Epoch) -> float | None:
+        """How good an epoch is by the task's metric; larger is better, None without validation images."""
+        metric = self.model.task.metric
+        return None if (value := record.scored(metric)) is None else rank(metric, value)
+
     def check(self, total: Tensor, number: int, step: int, num_steps: int) -> None:
         if math.isfinite(total.item()):
             return
@@ -298,9 +318,9 @@ class Run:
     def close_epoch(self, progress: Progress, record: Epoch) -> None:
         """Note an epoch down, in memory and on disk."""
         progress.history.append(record)
-        if self.recipe.keep == "best" and record.val_accuracy is not None:
-            if progress.best is None or record.val_accuracy > progress.best[0]:
-                progress.best = record.val_accuracy, {n: t.cpu().clone() for n, t in self.model.trained().items()}
+        if self.recipe.keep == "best" and (reached := self.rank(record)) is not None:
+            if progress.best is None or reached > progress.best[0]:
+                progress.best = reached, {n: t.cpu().clone() for n, t in self.model.trained().items()}
         if self.folder:
             progress.trained = {n: t.cpu() for n, t in self.model.trained().items()}
             if not all(t.isfinite().all() for t in progress.trained.values()):

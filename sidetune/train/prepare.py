@@ -14,6 +14,7 @@ from sidetune.backbones import Backbone
 from sidetune.data.samples import Samples
 from sidetune.data.sources import read_training
 from sidetune.data.transforms import Transform
+from sidetune.errors import DataError
 from sidetune.methods import Method, find_method
 
 
@@ -33,6 +34,11 @@ def prepare(
     """
     samples = train if isinstance(train, Samples) else read_training(train)[0]
     method = find_method(method)
+    if samples.task != "classification" and type(method).prepare is not Method.prepare:
+        raise DataError(
+            f"{type(method).__name__} looks at training images by their classes before it adapts a backbone, and these "
+            f"are for {samples.task}; choose another method"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         shown = batches(samples, backbone, transform, seed, batch_size)

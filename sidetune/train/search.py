@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from sidetune.errors import NonFiniteLoss
 from sidetune.memo import Memo
 from sidetune.model import AdaptedModel
+from sidetune.tasks.task import SHARES, rank
 from sidetune.train.batches import Data
 from sidetune.train.loop import Report, fit
 from sidetune.train.recipe import Recipe
@@ -28,6 +29,7 @@ class Trial:
     choice: Choice
     epochs: int
     val_accuracy: float
+    """Of other tasks than classification their metric; larger is better."""
     loss: float
 
     @property
@@ -71,10 +73,11 @@ def search(
         question = {"trial": choice, "recipe": asdict(short), "about": about}
         if (known := memo.find(question)) is None:
             try:
-                last = fit(make(choice), train, val=val, recipe=short, report=report).history[-1]
-                known = last.val_accuracy or 0, last.loss
+                model = make(choice)
+                last = fit(model, train, val=val, recipe=short, report=report).history[-1]
+                known = rank(model.task.metric, last.scored(model.task.metric) or 0), last.loss
             except NonFiniteLoss:
-                known = 0, math.inf
+                known = -math.inf if model.task.metric not in SHARES else 0, math.inf
             memo.put(question, known)
         trial = Trial(choice=choice, epochs=epochs, val_accuracy=known[0], loss=known[1])
         trials.append(trial)
@@ -111,5 +114,5 @@ def cautious(trials: Sequence[Trial], lr: float, num_images: int) -> Choice:
     longest = max(t.epochs for t in trials)
     last = sorted((t for t in trials if t.epochs == longest), key=lambda t: t.rank, reverse=True)
     best = last[0].val_accuracy
-    level = [t for t in last if t.val_accuracy >= best - math.sqrt(best * (1 - best) / num_images)]
+    level = [t for t in last if t.val_accuracy >= best - math.sqrt(max(best * (1 - best), 0) / num_images)]
     return min(level, key=lambda t: round(abs(math.log(t.choice["lr"] / lr)), 6)).choice

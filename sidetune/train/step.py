@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
@@ -30,27 +32,32 @@ def in_host_memory() -> AbstractContextManager[object]:
 def backward(
     model: AdaptedModel,
     x: Tensor | Features,
-    labels: Tensor,
+    targets: Tensor,
     *,
     micro_batch: int | None = None,
     scaler: GradScaler | None = None,
     parallel: nn.Module | None = None,
+    terms: dict[str, Tensor] | None = None,
 ) -> Tensor:
-    """Add the gradients of the batch's mean loss to the parameters; returns that loss.
+    """Add the gradients of the batch's loss to the parameters; returns that loss.
 
-    With `micro_batch`, that many images are in work at once. `parallel` is the model wrapped for several processes,
-    which then exchange gradients once, at the last piece.
+    Its terms are added to `terms` by name. With `micro_batch`, that many images are in work at once. `parallel` is the
+    model wrapped for several processes, which then exchange gradients once, at the last piece.
     """
     runs = parallel or model
-    size = micro_batch or len(labels)
-    total = torch.zeros((), device=labels.device)
-    for start in range(0, len(labels), size):
-        last = start + size >= len(labels)
+    size = micro_batch or len(targets)
+    total = torch.zeros((), device=targets.device)
+    for start in range(0, len(targets), size):
+        last = start + size >= len(targets)
         part = slice(start, start + size)
         with nullcontext() if last or parallel is None else parallel.no_sync():  # type: ignore[operator]
-            loss = model.task.loss(runs(cut(x, part)), labels[part]) * (len(labels[part]) / len(labels))
+            share = len(targets[part]) / len(targets)
+            losses = {n: loss * share for n, loss in model.task.losses(runs(cut(x, part)), targets[part]).items()}
+            loss = reduce(add, losses.values())
             (loss if scaler is None else scaler.scale(loss)).backward()
         total += loss.detach()
+        if terms is not None:
+            terms.update({name: term.detach() + terms.get(name, 0) for name, term in losses.items()})
     return total
 
 

@@ -18,6 +18,7 @@ from sidetune.memo import Memo
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.seam.features import Features
+from sidetune.tasks.task import rank
 from sidetune.train.batches import as_dataset, evaluation_batches
 from sidetune.train.evaluate import score
 from sidetune.train.evolution import Evolution, Scored, evolve
@@ -161,6 +162,6 @@ def scorer(model: AdaptedModel, val: Samples, recipe: Recipe, report: Report) ->
     batches = accelerator.prepare_data_loader(evaluation_batches(kept, recipe))
 
     def accuracy() -> float:
-        return score(model, batches, accelerator).accuracy
+        return rank(model.task.metric, score(model, batches, accelerator).values[model.task.metric])
 
     return accuracy

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from conftest import CHANGING, taps, tiny_backbone
+from conftest import CHANGING, taps, tiny_backbone, tiny_network
 
+from sidetune.backbones import open_backbone
 from sidetune.backbones.prefix import Prefix, check_images
 from sidetune.seam.taps import Need, block_output, sum_of_taps
 
@@ -82,3 +83,10 @@ def test_taps_that_were_not_asked_for_are_not_given(vit):
     images = torch.randn(1, 3, 32, 32)
     for asked in ("input.2", "output.3", "sum.1", "output.2 pool.token"):
         assert prefix(images, taps(asked)).taps.keys() == taps(asked)
+
+
+def test_a_prefix_never_trains_whatever_mode_the_network_was_in():
+    network = tiny_network("vit").train()
+    prefix = Prefix(open_backbone(network), taps("output.2"))
+    assert not any(module.training for module in prefix.modules())
+    assert not any(module.training for module in prefix.train().modules())

@@ -12,7 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sidetune
 from sidetune.backbones.layout import Layout
 from sidetune.methods import DTL
-from sidetune.methods.csn import CompactSideNetwork, ScaleShift, convolve, convolve_backward, fusion_kernel, theta
+from sidetune.methods.csn import (
+    CompactSideNetwork,
+    ScaleShift,
+    convolve,
+    convolve_backward,
+    fusion_kernel,
+    theta,
+    written,
+)
 from sidetune.methods.hidden import LowRankMap, State, form
 from sidetune.methods.joins import Convolution
 from sidetune.seam.taps import block_input, block_output
@@ -206,3 +214,16 @@ def test_bf16_features_meet_trained_parts_in_full_precision(vit):
                 state = side.read(i, torch.randn(2, 17, 48, dtype=torch.bfloat16), state)
             out = side.write(3, torch.randn(2, 17, 48, dtype=torch.bfloat16), state)
         assert out.dtype == torch.bfloat16 and out.isfinite().all()
+
+
+@pytest.mark.parametrize("kernel", [None, 3])
+def test_what_is_written_stands_beside_z(vit, kernel):
+    """z + g(theta(s c)), written down with its tokens; class tokens skip g."""
+    z, s, c = torch.randn(2, 17, 48), torch.randn(2, 17, 3), torch.randn(48, 3)
+    k = None if kernel is None else torch.randn(48, 1, 3, 3)
+    h = s @ c.T
+    h = h * torch.sigmoid(100 * h)
+    if k is not None:
+        maps = h[:, 1:].transpose(1, 2).reshape(2, 48, 4, 4)
+        h = torch.cat([h[:, :1], F.conv2d(maps, k, padding=1, groups=48).flatten(2).transpose(1, 2)], dim=1)
+    torch.testing.assert_close(written(z, s, c, k, 100.0, vit.layout), z + h, rtol=1e-4, atol=1e-4)

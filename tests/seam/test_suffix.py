@@ -422,3 +422,16 @@ def test_several_layers_in_a_row_are_replaced_where_the_first_stood(vit):
     assert type(block.mlp) is nn.Identity and type(block.norm2) is Doubled and isinstance(plain.norm2, nn.LayerNorm)
     x = z + plain.attn(plain.norm1(z))
     assert torch.allclose(block(z), x + 2 * plain.mlp(plain.norm2(x)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "is_native"), [("vit", "dtl+", True), ("resnet", "dtl+", False), ("vit", "bitfit", False)]
+)
+def test_a_frozen_pooling_with_weights_computes_in_the_low_type_throughout(kind, method, is_native):
+    suffix = Suffix(
+        tiny_backbone(kind),
+        adaptation(find_method(method), tiny_backbone(kind)),
+        Need([pooled(tiny_backbone(kind).native_pool)]),
+    )
+    suffix.hold(torch.device("cpu"), torch.bfloat16)
+    assert (suffix.pool in suffix.native) == is_native

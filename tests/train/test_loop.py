@@ -1,7 +1,7 @@
 """What the loop itself decides: rates, orders and seeds by epoch, which parameters are left at the end, clipping."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 import sidetune
 from sidetune.errors import Interrupted
+from sidetune.tasks.classification import ClassificationScore
 from sidetune.train import loop
 from sidetune.train.batches import Shuffled, training_batches
-from sidetune.train.evaluate import Score
 from sidetune.train.loop import Run, Silent
 from sidetune.train.recipe import Recipe
 
@@ -133,7 +133,7 @@ def test_the_parameters_that_are_left_are_those_of_the_epoch_that_is_kept(
     vit, samples, monkeypatch, tmp_path, keep, kept
 ):
     accuracies = iter([1, 3, 2, 3])
-    monkeypatch.setattr(loop, "score", lambda *_: Score(by_class=((4, next(accuracies)), (0, 0), (0, 0))))
+    monkeypatch.setattr(loop, "score", lambda *_: ClassificationScore(by_class=((4, next(accuracies)), (0, 0), (0, 0))))
     model = sidetune.adapt(vit, "linear", classes=samples.classes, transform="vtab")
     noting = Noting(model)
     recipe = Recipe(epochs=4, batch_size=8, lr=3e-2, keep=keep)
@@ -184,3 +184,22 @@ def test_views_are_taken_one_after_the_other(samples):
     order.epoch = 1
     expected = np.random.default_rng([3, 1]).permutation(5) + 5
     assert list(order) == expected.tolist(), "features that were kept in an order would not be found in another"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Small(sidetune.Classification):
+    """Large outputs cost something too."""
+
+    def losses(self, outputs, targets):
+        return {**super().losses(outputs, targets), "size": 0.1 * outputs.float().square().mean()}
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+def test_terms_of_a_loss_are_told_one_by_one(vit, samples, monkeypatch, tmp_path, micro_batch):
+    monkeypatch.setitem(sidetune.TASKS, "small", Small)
+    model = sidetune.adapt(vit, "linear", task=Small(classes=samples.classes), transform="vtab")
+    recipe = Recipe(epochs=2, batch_size=16, precision="fp32", micro_batch=micro_batch, num_workers=0)
+    for epoch in sidetune.fit(model, samples, recipe=recipe, out=tmp_path / "run").history:
+        assert list(epoch.losses) == ["cross entropy", "size"] and all(term > 0 for term in epoch.losses.values())
+        assert epoch.loss == pytest.approx(sum(epoch.losses.values()), rel=1e-6)
+    assert isinstance(sidetune.load(tmp_path / "run", backbone=vit).task, Small)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -14,8 +15,10 @@ from safetensors.torch import load_file, save_file
 import sidetune
 from sidetune.errors import DataError, DataWarning, InUse, NonFiniteLoss, RunExists
 from sidetune.locked import held, leave_to_parent, worked_on
+from sidetune.memo import Memo
 from sidetune.sealed import is_sealed, parsed, sealed_json
 from sidetune.train.checkpoint import RunFolder
+from sidetune.train.folder import REQUEST, TRIALS
 from sidetune.train.loop import Silent
 from sidetune.train.recipe import Recipe
 
@@ -249,3 +252,25 @@ def test_sealed_json_is_known_by_its_text(tmp_path):
         path.write_text(text)
         with pytest.raises(DataError, match="a.json is damaged.*; do this"):
             parsed(path, "do this")
+
+
+def test_a_request_that_was_changed_before_the_first_epoch_ended_is_damaged(tmp_path):
+    asked = {"recipe": {"lr": 1.0}, "backbone": {}}
+    RunFolder(tmp_path).start(asked, resume=False, overwrite=False)
+    path = tmp_path / "run" / REQUEST
+    path.write_text(path.read_text().replace("1.0", "2.0"))
+    with pytest.raises(DataError, match="is damaged: it is not as it was written"):
+        RunFolder(tmp_path).start({"recipe": {"lr": 2.0}, "backbone": {}}, resume=True, overwrite=False)
+
+
+@pytest.mark.parametrize("how", ["resume", "overwrite"])
+def test_what_killed_writers_left_in_a_runs_folder_is_taken_away(tmp_path, how):
+    asked = {"recipe": {"lr": 1.0}, "backbone": {}}
+    RunFolder(tmp_path).start(asked, resume=False, overwrite=False)
+    left = tmp_path / f"run/.checkpoint.pt.{platform.node()}~{2**22 + 1}~x"
+    left.mkdir()
+    trials = Memo(tmp_path / "run" / TRIALS)
+    trials.put("a question", 1)
+    RunFolder(tmp_path).start(asked, resume=how == "resume", overwrite=how == "overwrite")
+    assert not left.exists()
+    assert (tmp_path / "run" / TRIALS).exists() == (how == "resume")

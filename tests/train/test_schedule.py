@@ -1,11 +1,15 @@
 """The learning rate of the authors' scheduler, and recipes by name."""
 
+import math
+
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from sidetune.methods import DTL
 from sidetune.train.papers import paper_run, paper_runs
 from sidetune.train.recipe import Recipe
-from sidetune.train.schedule import learning_rate
+from sidetune.train.schedule import learning_rate, num_epochs
 
 
 def test_the_rate_is_that_of_timms_cosine_scheduler():
@@ -24,6 +28,30 @@ def test_the_rate_is_that_of_timms_cosine_scheduler():
 def test_warm_up_defaults_to_a_tenth_of_the_epochs():
     assert learning_rate(Recipe(epochs=20), 1.0, 1) == pytest.approx(0.5, rel=1e-3)
     assert learning_rate(Recipe(epochs=5), 1.0, 0) == 1.0
+
+
+@given(
+    st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))),
+    st.floats(1e-5, 10),
+    st.floats(0, 1),
+    st.floats(0, 1),
+)
+def test_rates_rise_to_the_peak_and_fall_to_the_least_and_stay_there(epochs, peak, first, least):
+    """Warm-up is a straight line from the first rate; then the cosine; the least rate during cool-down."""
+    num, warmup = epochs
+    recipe = Recipe(epochs=num, warmup_epochs=warmup, warmup_lr=first * peak, min_lr=least * peak, cooldown_epochs=2)
+    rates = [learning_rate(recipe, peak, i / 4) for i in range(4 * num_epochs(recipe) + 1)]
+    rising, falling = rates[: 4 * warmup], rates[4 * warmup : 4 * num]
+    assert all(rate == pytest.approx(peak * (first + (1 - first) * i / (4 * warmup))) for i, rate in enumerate(rising))
+    for i, rate in enumerate(falling, start=4 * warmup):
+        half = (1 + math.cos(math.pi * i / (4 * num))) / 2
+        assert rate == pytest.approx(peak * (least + (1 - least) * half))
+    assert sorted(falling, reverse=True) == falling
+    assert rates[4 * num :] == [pytest.approx(least * peak)] * (8 + 1)
+
+
+def test_cool_down_lengthens_a_run():
+    assert num_epochs(Recipe(epochs=7, cooldown_epochs=2)) == 9
 
 
 def test_paper_recipes_are_available_by_name():

@@ -1,0 +1,38 @@
+"""A model as those see it that it is made of, or that it uses: its parts, without what joined them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sidetune.backbones.backbone import Card
+from sidetune.backbones.prefix import Prefix
+from sidetune.seam.suffix import Suffix
+
+
+class Joined(Protocol):
+    """`sidetune.AdaptedModel`; see there."""
+
+    card: Card
+    method: Any
+    task: Any
+    transform: Any
+    recipe: Any
+    prefix: Prefix | None
+    suffix: Suffix
+    head: nn.Module
+    dtype: torch.dtype
+    training: bool
+
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    def __call__(self, x: Tensor) -> Tensor: ...
+    def eval(self) -> Any: ...
+    def modules(self) -> Any: ...
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor: ...
+    def trained(self) -> dict[str, Tensor]: ...
+    def load_trained(self, tensors: dict[str, Tensor]) -> None: ...

@@ -1,0 +1,146 @@
+"""What a task is to everything else: the taps it reads, its head, its loss, its score and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from sidetune.backbones.backbone import Backbone
+from sidetune.data.samples import Kind
+from sidetune.errors import unknown
+from sidetune.methods.method import Method
+from sidetune.seam.taps import Need
+
+SHARES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "map": "mAP",
+    "exact_match": "all labels right",
+}
+"""Metrics in 0..1, told in per cent; larger is better."""
+FIGURES = {"r2": "R2", "mae": "MAE", "rmse": "RMSE"}
+LOWER_IS_BETTER = frozenset({"mae", "rmse"})
+
+
+def factor(metric: str) -> int:
+    """What a metric is multiplied with where it is told."""
+    return 100 if metric in SHARES else 1
+
+
+def in_figures(metric: str, value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f} %" if metric in SHARES else f"{value:.4g}"
+
+
+def name_of(metric: str) -> str:
+    return (SHARES | FIGURES)[metric]
+
+
+def rank(metric: str, value: float) -> float:
+    """Larger is better."""
+    return -value if metric in LOWER_IS_BETTER else value
+
+
+def check_metric(metric: str, known: Sequence[str]) -> None:
+    if metric not in known:
+        raise unknown("metric", metric, known)
+
+
+@runtime_checkable
+class Score(Protocol):
+    """How good answers are."""
+
+    @property
+    def num_images(self) -> int: ...
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """By the name of a metric."""
+        ...
+
+    def described(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        ...
+
+    def in_words(self) -> str:
+        """On a line."""
+        ...
+
+
+@runtime_checkable
+class Meter(Protocol):
+    """Gathers outputs and targets on the CPU, batch by batch."""
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None: ...
+    def score(self) -> Score: ...
+
+
+@runtime_checkable
+class Answer(Protocol):
+    """What a model says of an image."""
+
+    def in_words(self, top: int = 1) -> str: ...
+
+    def described(self) -> dict[str, Any]:
+        """For JSON."""
+        ...
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A frozen dataclass, saved as JSON by its fields. A target is what one image has; a batch of them is a tensor with
+    the image first."""
+
+    @property
+    def targets(self) -> Kind:
+        """Which targets it takes: the number of a class, a row of 0 and 1, or a row of numbers; see `Samples.task`."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of what the head gives, in order."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """Of the score's values the one that decides: which epoch is best, which choice, which row of a table."""
+        ...
+
+    def taps(self, backbone: Backbone, method: Method) -> Need:
+        """What the head reads."""
+        ...
+
+    def head(self, backbone: Backbone, method: Method) -> nn.Module:
+        """Features with these taps -> outputs."""
+        ...
+
+    def begin(self, targets: Sequence[Any]) -> Task:
+        """The task after a look at the training images' targets; of most tasks itself. Raises DataError for targets
+        that cannot be learned from."""
+        ...
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """By name, the terms whose sum is minimised, each a mean over the images: those of a batch's pieces, weighed by
+        their images, add up to the batch's."""
+        ...
+
+    def meter(self) -> Meter: ...
+    def predict(self, outputs: Tensor, top: int = 5) -> Sequence[Answer]: ...
+
+    def final(self, head: nn.Module) -> nn.Module:
+        """A head whose outputs are in the answers' own units, for graphs that leave here; of most tasks itself."""
+        ...
+
+    def stand_in(self, num_images: int) -> Tensor:
+        """Targets of so many images, for planning and timing."""
+        ...
+
+    def truth(self, target: Any) -> str:
+        """A target in words."""
+        ...
+
+    def is_right(self, answer: Any, target: Any) -> bool | None:
+        """None where that is no question."""
+        ...
