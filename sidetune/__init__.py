@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from sidetune.measure.compare import compare
     from sidetune.measure.plan import fit_budget, plan
     from sidetune.methods import METHODS, Adaptation, Method, SideNetwork
-    from sidetune.model import AdaptedModel, adapt
-    from sidetune.saving import load
+    from sidetune.model import AdaptedModel, adapt, load
     from sidetune.seam.features import Features
     from sidetune.seam.taps import Need, Tap
     from sidetune.tasks import TASKS, Classification, Multilabel, Regression, Task
@@ -92,8 +91,7 @@ HOMES = {
     "sidetune.measure.compare": ("compare",),
     "sidetune.measure.plan": ("fit_budget", "plan"),
     "sidetune.methods": ("METHODS", "Adaptation", "Method", "SideNetwork"),
-    "sidetune.model": ("AdaptedModel", "adapt"),
-    "sidetune.saving": ("load",),
+    "sidetune.model": ("AdaptedModel", "adapt", "load"),
     "sidetune.seam.features": ("Features",),
     "sidetune.seam.taps": ("Need", "Tap"),
     "sidetune.tasks": ("TASKS", "Classification", "Multilabel", "Regression", "Task"),

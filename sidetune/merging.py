@@ -14,11 +14,11 @@ from sidetune.backbones.structure import shared
 from sidetune.backbones.swin import resize_plain
 from sidetune.errors import CannotMerge
 from sidetune.methods.method import Folds
-from sidetune.model import AdaptedModel
+from sidetune.seam.joined import Joined
 
 
 @torch.no_grad()
-def merge(model: AdaptedModel, into: Any = None) -> nn.Module:
+def merge(model: Joined, into: Any = None) -> nn.Module:
     """A plain timm network with the model's head, computing the same logits.
 
     It is made by the backbone's architecture; for a backbone that was a module of the caller's, pass a network of the
@@ -68,7 +68,7 @@ def merge(model: AdaptedModel, into: Any = None) -> nn.Module:
     return into
 
 
-def check_same(model: AdaptedModel, plain: nn.Module) -> None:
+def check_same(model: Joined, plain: nn.Module) -> None:
     """Raise CannotMerge if the plain network's logits are not the model's, up to the rounding of its type."""
     image = torch.randn(1, 3, *model.card.image_size, generator=torch.Generator().manual_seed(0))
     modes = [(m, m.training) for m in model.modules()]
@@ -85,7 +85,7 @@ def check_same(model: AdaptedModel, plain: nn.Module) -> None:
         )
 
 
-def merged_tensors(model: AdaptedModel) -> dict[str, torch.Tensor]:
+def merged_tensors(model: Joined) -> dict[str, torch.Tensor]:
     """Every tensor of stem, blocks, transitions and pooling by the names of `Parts.named_parts`, wraps folded in."""
     tensors: dict[str, torch.Tensor] = {}
     for half in (model.prefix, model.suffix):

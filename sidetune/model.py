@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sidetune import merging, saving
 from sidetune.backbones import Backbone, open_backbone
 from sidetune.backbones.held import by_autocast, hold
 from sidetune.backbones.prefix import Prefix, check_images
@@ -182,15 +183,11 @@ class AdaptedModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the small part: see `sidetune.saving.save`."""
-        from sidetune.saving import save
-
-        save(self, folder)
+        saving.save(self, folder)
 
     def merge(self, into: nn.Module | None = None) -> nn.Module:
         """Fold what was trained into a plain timm network: see `sidetune.merging.merge`."""
-        from sidetune.merging import merge
-
-        return merge(self, into)
+        return merging.merge(self, into)
 
 
 def twice(given: Features | Tensor) -> Features | Tensor:
@@ -247,3 +244,19 @@ def adapt(
             task,
             Transform(preset=transform, image_size=card.image_size, mean=card.mean, std=card.std),
         )
+
+
+def load(
+    folder: str | Path, *, backbone: str | nn.Module | Backbone | None = None, force: bool = False
+) -> AdaptedModel:
+    """Load what `save_pretrained` wrote onto its backbone, fetched by name or given as `backbone`.
+
+    Raises FileNotFoundError or DataError for a folder that holds no whole model, or not the one that was saved, and
+    WeightsMismatch if the backbone's weights are not those that were trained on. `force` loads them all the same, and
+    what was edited by hand.
+    """
+    parts = saving.read_parts(Path(folder), backbone=backbone, force=force)
+    model = adapt(parts.backbone, parts.method, task=parts.task, transform=parts.transform.preset)
+    model.transform, model.recipe = parts.transform, parts.recipe
+    saving.load_trained(model, Path(folder))
+    return model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ from sidetune.backbones.weights import is_file
 from sidetune.data.transforms import Transform
 from sidetune.errors import DataError, WeightsMismatch
 from sidetune.methods import METHODS, Method
-from sidetune.model import AdaptedModel, adapt
 from sidetune.saved import WEIGHTS, check_finite, check_own, from_saved, mark, read_config, write_description
-from sidetune.tasks import described, from_description
+from sidetune.seam.joined import Joined
+from sidetune.tasks import Task, described, from_description
 from sidetune.train.recipe import Recipe
 
 
-def save(model: AdaptedModel, folder: str | Path) -> None:
+def save(model: Joined, folder: str | Path) -> None:
     """Write the trained part, head included, and what is needed to load it onto its backbone again.
 
     Each file is whole or absent. Raises NoSpace, and RunExists where weights stand that sidetune did not write.
@@ -39,7 +39,7 @@ def save(model: AdaptedModel, folder: str | Path) -> None:
     write_description(folder, config, sum(t.numel() for t in tensors.values()))
 
 
-def describe(model: AdaptedModel) -> dict[str, Any]:
+def describe(model: Joined) -> dict[str, Any]:
     return {
         "backbone": {**model.card.described(), **place_of(model.card.name)},
         "method": {
@@ -59,16 +59,19 @@ def place_of(name: str) -> dict[str, str]:
     return {"file": str(Path(name).resolve())} if is_file(name) and Path(name).is_file() else {}
 
 
-def load(
-    folder: str | Path, *, backbone: str | nn.Module | Backbone | None = None, force: bool = False
-) -> AdaptedModel:
-    """Load what `save` wrote onto its backbone, fetched by name or given as `backbone`.
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What a saved model is made of, but for its weights."""
 
-    Raises FileNotFoundError or DataError for a folder that holds no whole model, or not the one that was saved, and
-    WeightsMismatch if the backbone's weights are not those that were trained on. `force` loads them all the same, and
-    what was edited by hand.
-    """
-    folder = Path(folder)
+    backbone: Backbone
+    method: Method
+    task: Task
+    transform: Transform
+    recipe: Recipe | None
+
+
+def read_parts(folder: Path, *, backbone: str | nn.Module | Backbone | None = None, force: bool = False) -> Loaded:
+    """What `save` wrote, on its backbone; raises as `sidetune.load` does."""
     config = read_config(folder, force=force)
     about = config["backbone"]
     source = backbone if backbone is not None else found_again(about, folder)
@@ -84,22 +87,23 @@ def load(
     if opened.card.image_size != size:
         raise ValueError(f"{folder} was trained at {size}, but the backbone is open at {opened.card.image_size}")
     transform = config["transform"]
-    model = adapt(opened, method_from(config["method"]), task=from_description(config), transform=transform["preset"])
     saved: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in transform.items()}
-    model.transform = Transform(image_size=size, **saved)
-    if config["recipe"]:
-        model.recipe = from_saved(Recipe, config["recipe"])
-    load_trained(model, folder)
-    return model
+    return Loaded(
+        backbone=opened,
+        method=method_from(config["method"]),
+        task=from_description(config),
+        transform=Transform(image_size=size, **saved),
+        recipe=from_saved(Recipe, config["recipe"]) if config["recipe"] else None,
+    )
 
 
-def load_weights(model: AdaptedModel, folder: Path) -> None:
+def load_weights(model: Joined, folder: Path) -> None:
     """Give a model that is made already the weights that `save` wrote of one like it. Raises as `load` does."""
     read_config(folder)
     load_trained(model, folder)
 
 
-def load_trained(model: AdaptedModel, folder: Path) -> None:
+def load_trained(model: Joined, folder: Path) -> None:
     try:
         tensors = load_file(folder / WEIGHTS)
         check_finite(folder / WEIGHTS, [name for name, t in tensors.items() if not t.isfinite().all()])

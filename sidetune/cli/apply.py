@@ -32,7 +32,7 @@ MERGED = (".safetensors", ".pth", ".pt", ".bin")
 def open_model(folder: Path, backbone: str | None, force: bool) -> AdaptedModel:
     import torch
 
-    from sidetune.saving import load
+    from sidetune.model import load
 
     return load(folder, backbone=backbone, force=force).to("cuda" if torch.cuda.is_available() else "cpu")
 

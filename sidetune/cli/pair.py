@@ -19,8 +19,7 @@ from sidetune.errors import ServiceError, SidetuneError
 from sidetune.measure.compare import Row
 from sidetune.measure.parameters import count
 from sidetune.methods.mist import MIST
-from sidetune.model import AdaptedModel
-from sidetune.saving import load
+from sidetune.model import AdaptedModel, load
 from sidetune.train.epoch import Epoch
 from sidetune.train.recipe import Recipe
 

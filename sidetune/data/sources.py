@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from sidetune.data.digests import warn_of_repeats
 from sidetune.data.filelist import LISTS, read_vtab
 from sidetune.data.folders import TEST, VAL, read_folder, read_splits
 from sidetune.data.layout import Layout, part_in, parts_of
 from sidetune.data.named import NAMED
 from sidetune.data.names import printable
 from sidetune.data.reading import Reading
+from sidetune.data.repeats import warn_of_repeats
 from sidetune.data.samples import Kind, Samples, Splits
 from sidetune.data.table import PARTS, WHOLE, has_table, read_table, read_tables
 from sidetune.errors import DataError, unknown

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,7 @@ from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.held import by_autocast
 from sidetune.methods.method import Adaptation, Method, SideNetwork, check_positive
 from sidetune.methods.pruning import Importance, check_plain, fisher, magnitude, prune, small_block
-
-if TYPE_CHECKING:
-    from sidetune.model import AdaptedModel
+from sidetune.seam.joined import Joined
 
 
 class Ladder(SideNetwork):
@@ -92,7 +90,7 @@ class LST(Method):
     def num_shown(self) -> int:
         return self.num_fisher_images if self.start == "fisher" else 0
 
-    def begin(self, model: AdaptedModel, examples: Sequence[tuple[Tensor, int]]) -> None:
+    def begin(self, model: Joined, examples: Sequence[tuple[Tensor, int]]) -> None:
         """Prune again, by the Fisher information of the loss of model's head on the plain backbone's tokens."""
         prefix, side, device = model.prefix, model.suffix.side, model.device
         pool = model.suffix.pool

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -36,10 +36,8 @@ from sidetune.seam.adaptation import (
 from sidetune.seam.adaptation import (
     nothing as nothing,
 )
+from sidetune.seam.joined import Joined
 from sidetune.seam.readout import Readout, native
-
-if TYPE_CHECKING:
-    from sidetune.model import AdaptedModel
 
 HeadStart = Literal["normal", "zero", "kaiming"]
 
@@ -89,7 +87,7 @@ class Method(ABC):
         """How many training images the method looks at before the first step."""
         return 0
 
-    def begin(self, model: AdaptedModel, examples: Sequence[tuple[Tensor, int]]) -> None:
+    def begin(self, model: Joined, examples: Sequence[tuple[Tensor, int]]) -> None:
         """Look at `num_shown` images (3, height, width) and their labels and set the start of what is trained."""
         raise NotImplementedError(f"{type(self).__name__} wants {self.num_shown} images and does not say what for")
 

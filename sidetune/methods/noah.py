@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +24,7 @@ from torch.nn import functional as F
 from sidetune.backbones.backbone import Backbone
 from sidetune.methods.adapter import quick_gelu
 from sidetune.methods.method import Adaptation, Method, SideNetwork, State
-
-if TYPE_CHECKING:
-    from sidetune.model import AdaptedModel
+from sidetune.seam.joined import Joined
 
 KINDS = ("prompts", "lora", "adapter")
 Sizes = tuple[int, ...]
@@ -214,7 +211,7 @@ class NOAH(Method):
     def with_subnet(self, subnet: Subnet) -> NOAH:
         return replace(self, supernet=False, **vars(subnet))
 
-    def activate(self, model: AdaptedModel, subnet: Subnet) -> None:
+    def activate(self, model: Joined, subnet: Subnet) -> None:
         """Make a supernet compute as one of its sub-networks, until its next step of training."""
         assert isinstance(model.suffix.side, ElasticPrompts)
         model.suffix.side.active.subnet = subnet

@@ -16,10 +16,15 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.heads.linear import LinearHead
 from sidetune.methods.layers import LINEAR
-from sidetune.methods.method import Adaptation, Method
+from sidetune.seam.adaptation import Adaptation
+from sidetune.seam.readout import native
+from sidetune.seam.suffix import Suffix
+from sidetune.seam.taps import Need
 
 STEPS_TO_BUDGET, MAX_STEPS = 20, 79
 """tau grows in twentieths of the budget (the authors' 0.02 M for 0.4 M), this many times at most."""
@@ -67,16 +72,6 @@ def tunable(backbone: Backbone, pool: str) -> dict[str, int]:
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Probe(Method):
-    """Everything that may be tuned gets a gradient."""
-
-    names: frozenset[str]
-
-    def adapt(self, backbone: Backbone) -> Adaptation:
-        return Adaptation(trains=self.names.__contains__)
-
-
 def sensitivity(
     backbone: Backbone,
     batches: Iterable[tuple[Tensor, Tensor]],
@@ -90,16 +85,18 @@ def sensitivity(
     Takes the memory of training all of the backbone without an optimizer, blocks computed again for the gradient.
     Raises ValueError without any batch.
     """
-    from sidetune.model import adapt
-
-    names = frozenset(tunable(backbone, pool))
-    model = adapt(backbone, Probe(names=names, pool=pool), num_classes=num_classes)
-    model.suffix.num_recomputed = backbone.num_blocks
-    probed = {name: model.get_parameter(f"suffix.{name}") for name in sorted(names)}
+    names, readout = frozenset(tunable(backbone, pool)), native(backbone, pool)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        suffix = Suffix(backbone, Adaptation(trains=names.__contains__), Need({readout.tap}))
+        head = LinearHead(readout, num_classes)
+    suffix.num_recomputed = backbone.num_blocks
+    probed = {name: suffix.get_parameter(name) for name in sorted(names)}
     sums: dict[str, Tensor] = {}
     for images, labels in islice(batches, num_batches):
-        model.hold(torch.float32, images.device)
-        model.loss(model(images), labels).backward()
+        suffix.hold(images.device, torch.float32)
+        head.to(images.device)
+        F.cross_entropy(head(suffix(images)), labels).backward()
         for name, parameter in probed.items():
             assert parameter.grad is not None
             squared = parameter.grad.square_()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sidetune.backbones.backbone import Card
 from sidetune.backbones.prefix import Prefix
@@ -22,7 +22,7 @@ class Joined(Protocol):
     recipe: Any
     prefix: Prefix | None
     suffix: Suffix
-    head: nn.Module
+    head: Any
     dtype: torch.dtype
     training: bool
 

@@ -127,3 +127,14 @@ def test_tensors_of_another_network_are_refused():
 def test_shapes_that_make_no_sense_are_refused(choices):
     with pytest.raises(ValueError, match=next(iter(choices))):
         Shape(**{"width": 48, "num_classes": 5, **choices})
+
+
+def test_large_logits_have_a_loss_and_a_gradient():
+    logits = np.array([[5000.0, 4999.0, -5000.0], [4000.0, 4000.0, 4000.0]], np.float32)
+    labels = np.array([0, 2])
+    loss, gradient = cross_entropy(logits, labels, 2)
+    t = torch.tensor(logits, requires_grad=True)
+    expected = F.cross_entropy(t, torch.tensor(labels))
+    expected.backward()
+    assert loss / 2 == pytest.approx(expected.item(), rel=1e-5)
+    np.testing.assert_allclose(gradient, t.grad.numpy(), atol=1e-6)

@@ -1,11 +1,12 @@
 """Batches by themselves: who shares one, who is next, who is left out."""
 
 import asyncio
+import threading
 import time
 
 import pytest
 
-from sidetune.serve.batcher import Batcher, Pace
+from sidetune.serve.batcher import MOST_TURNS, Batcher, Pace
 
 
 class Gate:
@@ -141,3 +142,48 @@ def test_a_full_batch_waits_for_nobody_and_another_for_its_delay(num, waits):
         return not done
 
     assert run(work, max_delay=30.0) == waits
+
+
+def test_the_kind_is_next_that_somebody_wants_who_was_served_longest_ago():
+    async def work(batcher, gate, told):
+        batcher.turns, batcher.number = {"x": 5, "z": 3}, 6
+        await until_done(batcher, await put(batcher, ("z0", "b", "z"), ("x0", "a", "x"), ("y0", "a", "y")))
+        return gate.batches
+
+    assert run(work, max_batch=1)[0] == ("a", ["y0"])
+
+
+def test_no_more_callers_are_remembered_than_a_bound():
+    async def work(batcher, gate, told):
+        batcher.turns = {str(i): i for i in range(MOST_TURNS + 1)}
+        batcher.guests = dict.fromkeys(batcher.turns, 0.0)
+        await until_done(batcher, await put(batcher, (0, "a", "new")))
+        return list(batcher.turns), list(batcher.guests)
+
+    assert run(work) == (["new"], ["new"])
+
+
+def test_ending_does_not_wait_for_a_batch_in_work():
+    begun, let = threading.Event(), threading.Event()
+
+    async def inside():
+        def compute(items, kind):
+            begun.set()
+            let.wait()
+            return items
+
+        batcher = Batcher(compute, max_batch=1, max_delay=0, on_batch=lambda n, s: None)
+        (task,) = await put(batcher, (0, "a"))
+        running = asyncio.create_task(batcher.run())
+        await asyncio.to_thread(begun.wait)
+        rescue = threading.Timer(20, let.set)  # so that a batcher that waits fails rather than hangs
+        rescue.start()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        ended_first = not let.is_set()
+        rescue.cancel()
+        let.set()
+        task.cancel()
+        return ended_first
+
+    assert asyncio.run(inside())

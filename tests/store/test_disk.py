@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -268,3 +269,11 @@ def test_a_store_can_be_read_by_worker_processes(tmp_path):
     store[0]
     loader = torch.utils.data.DataLoader(store, batch_size=5, num_workers=1, collate_fn=collate)
     assert [labels.tolist() for _, labels in loader] == [[0, 1, 2, 0, 1], [2, 0, 1, 2, 0]]
+
+
+def test_space_that_just_suffices_does_and_folders_on_the_way_are_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    disk.foresee_space(tmp_path / "a/b", 100)
+    assert (tmp_path / "a/b").is_dir()
+    with pytest.raises(NoSpace, match="a store elsewhere"):
+        disk.foresee_space(tmp_path / "a/b", 101)
