@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.prefix import Prefix
 from sidetune.heads.linear import LinearHead
 from sidetune.methods.layers import LINEAR
 from sidetune.seam.adaptation import Adaptation
 from sidetune.seam.readout import native
-from sidetune.seam.suffix import Suffix
+from sidetune.seam.suffix import IMAGES, Suffix
 from sidetune.seam.taps import Need
 
 STEPS_TO_BUDGET, MAX_STEPS = 20, 79
@@ -90,13 +91,17 @@ def sensitivity(
         torch.manual_seed(0)
         suffix = Suffix(backbone, Adaptation(trains=names.__contains__), Need({readout.tap}))
         head = LinearHead(readout, num_classes)
+    prefix = None if suffix.seam == IMAGES else Prefix(backbone, suffix.need)
     suffix.num_recomputed = backbone.num_blocks
     probed = {name: suffix.get_parameter(name) for name in sorted(names)}
     sums: dict[str, Tensor] = {}
     for images, labels in islice(batches, num_batches):
         suffix.hold(images.device, torch.float32)
         head.to(images.device)
-        F.cross_entropy(head(suffix(images)), labels).backward()
+        if prefix is not None:
+            prefix.hold(images.device, torch.float32)
+        given = images if prefix is None else prefix(images, suffix.need)
+        F.cross_entropy(head(suffix(given)), labels).backward()
         for name, parameter in probed.items():
             assert parameter.grad is not None
             squared = parameter.grad.square_()
