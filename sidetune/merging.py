@@ -6,9 +6,11 @@ from typing import Any
 
 import timm
 import torch
+from timm.models.eva import Eva
 from torch import nn
 
 from sidetune.backbones import FAMILIES
+from sidetune.backbones.eva import unfold_biases
 from sidetune.backbones.held import is_low
 from sidetune.backbones.structure import shared
 from sidetune.backbones.swin import resize_plain
@@ -57,6 +59,8 @@ def merge(model: Joined, into: Any = None) -> nn.Module:
         )
     for name, tensor in source.items():
         target[name].copy_(tensor)
+    if isinstance(into, Eva):
+        unfold_biases(into, parts.blocks)
     head, own, final = into.get_classifier(), model.head, model.task.final(model.head)
     head.weight.copy_(final.weight)
     head.bias.copy_(final.bias)

@@ -33,6 +33,10 @@ TINY = {
     "vit": ("vit_tiny_patch16_224", {"depth": 4, "embed_dim": 48, "num_heads": 3, "img_size": 32, "patch_size": 8}),
     "dinov2": ("vit_small_patch14_reg4_dinov2", {"depth": 3, "embed_dim": 48, "num_heads": 3, "img_size": 42}),
     "gap": ("vit_base_patch16_siglip_gap_224", {"depth": 3, "embed_dim": 48, "num_heads": 3, "img_size": 32}),
+    "eva": (
+        "vit_tiny_patch16_dinov3_qkvb",
+        {"depth": 3, "embed_dim": 48, "num_heads": 3, "img_size": 32, "patch_size": 8},
+    ),
     "swin": (
         "swin_tiny_patch4_window7_224",
         {"depths": (1, 1, 2, 1), "embed_dim": 16, "num_heads": (1, 1, 2, 2), "img_size": 64, "window_size": 2},
@@ -46,6 +50,7 @@ STAGES = {
     "vit": (4,),
     "dinov2": (3,),
     "gap": (3,),
+    "eva": (3,),
     "swin": (1, 1, 2, 1),
     "convnext": (1, 1, 2, 1),
     "resnet": (2, 2, 2, 2),
@@ -54,8 +59,8 @@ STAGES = {
 """How many blocks each stage of these has."""
 CHANGING = {"resnet": (1, 3, 5, 7), "efficientnet": (1, 2, 4, 6, 9, 12, 16)}
 """Blocks that change width or size themselves: the first of a stage, where nothing stands between stages."""
-PREFIX_TOKENS = {"vit": 1, "dinov2": 1 + 4}
-GRIDS = {"vit": (4, 4), "dinov2": (3, 3), "gap": (2, 2)}
+PREFIX_TOKENS = {"vit": 1, "dinov2": 1 + 4, "eva": 1 + 4}
+GRIDS = {"vit": (4, 4), "dinov2": (3, 3), "gap": (2, 2), "eva": (4, 4)}
 CHANNELS_FIRST = ("convnext", "resnet", "efficientnet")
 
 

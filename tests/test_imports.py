@@ -28,6 +28,8 @@ def graph():
                 assert node.level == 0, f"{module} has a relative import"
                 inner = {f"{node.module}.{alias.name}" for alias in node.names}
                 names |= {name if name in paths else node.module for name in inner}
+        # a package's own file runs before what is inside; the root's imports nothing until it is asked
+        names |= {up for name in names if (up := name.rpartition(".")[0]) != "sidetune" and not module.startswith(up)}
         found[module] = (names & paths.keys()) - {module}
     return found
 

@@ -9,6 +9,7 @@ from torch import nn
 import sidetune
 from sidetune.contract import disturb
 from sidetune.errors import CannotMerge
+from sidetune.merging import check_same
 
 
 @pytest.mark.parametrize(
@@ -47,3 +48,37 @@ def test_a_network_that_computes_otherwise_is_refused_and_the_model_left_as_it_w
     with pytest.raises(CannotMerge, match="gives other logits"):
         model.merge(other)
     assert model.training and model.head is head
+
+
+def test_a_network_that_timm_has_no_name_for_has_to_be_given():
+    network = timm.models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=3, num_classes=0
+    )
+    with pytest.raises(ValueError, match="no timm architecture; pass a network of its shape as into="):
+        sidetune.adapt(network, "lora", num_classes=3).merge()
+
+
+@pytest.mark.parametrize(("off", "fits"), [(0.1, True), (0.9, False)])
+def test_of_a_model_in_a_low_type_rounding_is_allowed_and_no_more(off, fits):
+    model = sidetune.adapt(tiny_network("vit"), "lora", num_classes=3).hold(torch.bfloat16)
+    disturb(model)
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    into = tiny_network("vit")
+    plain = model.merge(into)
+    scaled = Scaled(plain, 1 - off)
+    if fits:
+        return check_same(model, scaled)
+    with pytest.raises(CannotMerge, match="gives other logits"):
+        check_same(model, scaled)
+    assert scaled(images).shape == (1, 3)
+
+
+class Scaled(nn.Module):
+    """A network whose logits are off by a factor."""
+
+    def __init__(self, network, factor):
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, images):
+        return self.factor * self.network(images)

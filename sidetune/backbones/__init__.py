@@ -8,6 +8,7 @@ from typing import Any
 
 from timm.models.convnext import ConvNeXt
 from timm.models.efficientnet import EfficientNet
+from timm.models.eva import Eva
 from timm.models.resnet import ResNet
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
@@ -16,6 +17,7 @@ from torch import nn
 from sidetune.backbones.backbone import Backbone, Card, Parts, trace_shapes
 from sidetune.backbones.cnn import open_efficientnet, open_resnet
 from sidetune.backbones.convnext import open_convnext
+from sidetune.backbones.eva import open_eva
 from sidetune.backbones.packaged import PACKAGED
 from sidetune.backbones.structure import frozen, rebuild
 from sidetune.backbones.swin import open_as_0_1, open_swin
@@ -30,6 +32,7 @@ FAMILIES: Mapping[type[nn.Module], Callable[[Any], Parts]] = {
     ConvNeXt: open_convnext,
     ResNet: open_resnet,
     EfficientNet: open_efficientnet,
+    Eva: open_eva,
 }
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -19,7 +19,7 @@ class Parts:
     """The modules of a network in the order images meet them. Blocks, stages and their transitions count from 1."""
 
     family: str
-    """vit, swin, convnext, resnet or efficientnet."""
+    """vit, eva, swin, convnext, resnet or efficientnet."""
     stem: nn.Module
     blocks: Mapping[int, nn.Module]
     transitions: Mapping[int, nn.Module]

@@ -19,7 +19,8 @@ class ViTStem(nn.Module):
         self.patch_embed = vit.patch_embed
         self.cls_token, self.reg_token, self.pos_embed = vit.cls_token, vit.reg_token, vit.pos_embed
         self.position_skips_prefix = vit.no_embed_class
-        self.pos_drop, self.patch_drop, self.norm_pre = vit.pos_drop, vit.patch_drop, vit.norm_pre
+        self.pos_drop, self.norm_pre = vit.pos_drop, vit.norm_pre
+        self.patch_drop = nn.Identity() if vit.patch_drop is None else vit.patch_drop
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import sys
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from sidetune.backbones.checkpoints import check_whole, read_state
 from sidetune.backbones.packaged import PACKAGED, packaged_weights
+from sidetune.errors import DataWarning
 
 SUFFIXES = (".safetensors", ".npz", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".pt.tar")
 
@@ -59,7 +61,10 @@ def create(name: str, *, architecture: str | None, pretrained: bool) -> nn.Modul
         return model
     check_source(name, architecture)
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0)
+        if pretrained:
+            warn_of_license(name, model)
+        return model
     except Exception as e:  # the hub's client has many error types and no common base
         if not pretrained:
             raise
@@ -67,6 +72,19 @@ def create(name: str, *, architecture: str | None, pretrained: bool) -> nn.Modul
             f"the pretrained weights of {name!r} could not be fetched ({type(e).__name__}: {e}). Without a network, "
             f"pass a weights file, or use a packaged backbone: {', '.join(PACKAGED)}"
         ) from e
+
+
+FREE = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0", "unknown")
+"""Licences, as timm names them, that limit no use, and what says nothing."""
+
+
+def warn_of_license(name: str, model: nn.Module) -> None:
+    """Say it where fetched weights are under a licence that limits what they may be used for."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    if (told := config.get("license") or FREE[-1]) not in FREE:
+        where = f" ({config['origin_url']})" if config.get("origin_url") else ""
+        note = f"the weights of {name} are under {told}{where}, which is no free licence"
+        warnings.warn(f"{note}: what is trained on them is bound by it", DataWarning, stacklevel=4)
 
 
 def check_source(name: str, architecture: str | None) -> None:

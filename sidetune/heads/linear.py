@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 from torch import Tensor, nn
 
 from sidetune.errors import unknown
-from sidetune.methods.method import HeadStart
 from sidetune.seam.features import Features
 from sidetune.seam.readout import Readout
+
+HeadStart = Literal["normal", "zero", "kaiming"]
 
 HEAD_STARTS: dict[HeadStart, Callable[[Tensor], Tensor]] = {
     "normal": partial(nn.init.trunc_normal_, std=0.02),

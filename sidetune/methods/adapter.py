@@ -78,7 +78,7 @@ class Adapter(Method):
         check_positive(self, "hidden")
 
     def refuses(self, family: str) -> str | None:
-        return None if family in ("vit", "swin", "convnext") else NEEDS_MLP
+        return None if family in ("vit", "eva", "swin", "convnext") else NEEDS_MLP
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         def make(mlp: nn.Module, width: int) -> Behind:
@@ -107,7 +107,7 @@ class ZeroAdapter(Method):
         check_positive(self, "reduction")
 
     def refuses(self, family: str) -> str | None:
-        return None if family in ("vit", "swin", "convnext") else NEEDS_MLP
+        return None if family in ("vit", "eva", "swin", "convnext") else NEEDS_MLP
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         def make(mlp: nn.Module, width: int) -> Behind:

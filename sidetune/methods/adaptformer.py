@@ -54,6 +54,8 @@ class AdaptFormer(Method):
         check_positive(self, "hidden")
 
     def refuses(self, family: str) -> str | None:
+        if family == "eva":
+            return "its blocks scale the MLP's branch themselves, so that nothing can stand beside it"
         return None if family in BRANCH else NEEDS_MLP
 
     def adapt(self, backbone: Backbone) -> Adaptation:

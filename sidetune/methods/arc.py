@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.methods.layers import Linear, check_width, from_last, linear_layer, matrix, to_last, with_bias
+from sidetune.methods.layers import Linear, check_width, from_last, linear_layer, matrix, present, to_last, with_bias
 from sidetune.methods.method import Adaptation, Make, Method, check_positive
 
-READERS = {"vit": ("attn.qkv", "mlp.fc1"), "swin": ("attn.qkv", "mlp.fc1"), "convnext": ("mlp.fc1",)}
+EVA = ("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc1", "mlp.fc1_g", "mlp.fc1_x")
+READERS = {"vit": ("attn.qkv", "mlp.fc1"), "swin": ("attn.qkv", "mlp.fc1"), "convnext": ("mlp.fc1",), "eva": EVA}
 """The layers that read what a block's norms give, by family."""
 
 
@@ -85,7 +86,7 @@ class ARC(Method):
         projections: dict[tuple[int, str], Projection] = {}
         for i, block in backbone.blocks.items():
             check_width("rank", self.rank, backbone.width(i))
-            for name in READERS[backbone.family]:
+            for name in present(backbone, READERS[backbone.family]):
                 layer = linear_layer(block, name, i)
                 shared_by = backbone.stages[i], name
                 if shared_by not in projections:

@@ -20,7 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.methods.layers import LINEAR, Linear, check_width, from_last, linear_layer, matrix, to_last, with_added
+from sidetune.methods.layers import (
+    LINEAR,
+    Linear,
+    check_width,
+    from_last,
+    linear_layer,
+    linear_names,
+    matrix,
+    to_last,
+    with_added,
+)
 from sidetune.methods.method import Adaptation, Make, Method, check_positive
 
 Form = Literal["tt", "tk"]
@@ -103,7 +113,7 @@ class FacT(Method):
             members = [i for i in backbone.blocks if backbone.stages[i] == stage]
             width = backbone.width(members[0])
             check_width("rank", self.rank, width)
-            sizes = {(i, name): self.size(backbone, i, name) for i in members for name in LINEAR[backbone.family]}
+            sizes = {(i, name): self.size(backbone, i, name) for i in members for name in linear_names(backbone)}
             factors = Factors(width, self.rank, self.form, sum(sizes.values()))
             start = 0
             for (i, name), size in sizes.items():

@@ -85,7 +85,7 @@ class LAST(Method):
         check_positive(self, "rank", "gap", "layers", "window")
 
     def refuses(self, family: str) -> str | None:
-        return None if family == "vit" else "its taps change shape from stage to stage and cannot be added up"
+        return None if family in ("vit", "eva") else "its taps change shape from stage to stage and cannot be added up"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         if self.gap > backbone.num_blocks:

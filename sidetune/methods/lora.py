@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.methods.layers import present
 from sidetune.methods.method import Adaptation, Make, Method, check_positive
 
-TARGETS = {"vit": ("attn.qkv",), "swin": ("attn.qkv",), "convnext": ("mlp.fc1", "mlp.fc2")}
+TARGETS = {
+    "vit": ("attn.qkv",),
+    "swin": ("attn.qkv",),
+    "convnext": ("mlp.fc1", "mlp.fc2"),
+    "eva": ("attn.qkv", "attn.q_proj", "attn.v_proj"),
+}
 """Linear layers that are wrapped, by family. ConvNeXt has no attention; at rank 4 this is the journal's 0.72 M."""
 
 
@@ -88,7 +94,7 @@ class LoRA(Method):
         num_units = 0
         for i, block in backbone.blocks.items():
             wraps[i] = {}
-            for name in TARGETS[backbone.family]:
+            for name in present(backbone, TARGETS[backbone.family]):
                 layer = block.get_submodule(name)
                 if not isinstance(layer, (nn.Linear, nn.Conv2d)):
                     raise ValueError(f"{name} of block {i} is a {type(layer).__name__}; LoRA updates linear layers")

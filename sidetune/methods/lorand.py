@@ -71,7 +71,7 @@ class LoRand(Method):
         check_positive(self, "rank", "branches")
 
     def refuses(self, family: str) -> str | None:
-        return None if family in ("vit", "swin") else "an adapter stands after the attention, and it has none"
+        return None if family in ("vit", "eva", "swin") else "an adapter stands after the attention, and it has none"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         wraps: dict[int, dict[str, Callable[[nn.Module], nn.Module]]] = {}

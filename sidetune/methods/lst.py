@@ -73,6 +73,8 @@ class LST(Method):
             raise ValueError(f"start must be fisher or magnitude, got {self.start!r}")
 
     def refuses(self, family: str) -> str | None:
+        if family == "eva":
+            return "its blocks' rotary positions would have to be pruned with them"
         return None if family == "vit" else "the ladder has one width, and its stages differ in theirs"
 
     def adapt(self, backbone: Backbone) -> Adaptation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sidetune.methods import METHODS
 
-FAMILY_NAMES = ("vit", "swin", "convnext", "resnet", "efficientnet")
+FAMILY_NAMES = ("vit", "eva", "swin", "convnext", "resnet", "efficientnet")
 
 SUMMARIES = {
     "linear": "the head alone",

@@ -10,11 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.heads.linear import HeadStart
 from sidetune.seam.adaptation import (
     Adaptation as Adaptation,
 )
@@ -38,8 +39,6 @@ from sidetune.seam.adaptation import (
 )
 from sidetune.seam.joined import Joined
 from sidetune.seam.readout import Readout, native
-
-HeadStart = Literal["normal", "zero", "kaiming"]
 
 
 @dataclass(frozen=True, kw_only=True)

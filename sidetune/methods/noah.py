@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.methods.adapter import quick_gelu
+from sidetune.methods.layers import NO_PROMPTS
 from sidetune.methods.method import Adaptation, Method, SideNetwork, State
 from sidetune.seam.joined import Joined
 
@@ -186,7 +187,9 @@ class NOAH(Method):
             raise ValueError("a supernet has all sizes; leave out prompts, lora and adapter")
 
     def refuses(self, family: str) -> str | None:
-        return None if family == "vit" else "prompts are extra tokens, and its features are maps"
+        return (
+            None if family == "vit" else NO_PROMPTS.get(family, "prompts are extra tokens, and its features are maps")
+        )
 
     def space(self, backbone: Backbone) -> Space:
         """The sub-networks that a search chooses from. Raises ValueError for a depth above the backbone's."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.methods.layers import LINEAR, Linear, linear_layer, matrix, remade_linear, with_bias
+from sidetune.methods.layers import LINEAR, Linear, linear_layer, linear_names, matrix, remade_linear, with_bias
 from sidetune.methods.method import Adaptation, Method
 from sidetune.methods.ssf import ScaleShift, layers_of
 
@@ -68,9 +68,9 @@ class RLRR(Method):
         wraps: dict[Any, dict[str, Any]] = {}
         for i, block in backbone.blocks.items():
             wraps[i] = dict.fromkeys(layers_of(block, nn.LayerNorm), ScaleShift)
-            for name in LINEAR[backbone.family]:
+            for name in linear_names(backbone):
                 linear_layer(block, name, i)
-                apart = name == "attn.qkv" and backbone.family == "vit"
+                apart = name == "attn.qkv" and backbone.family in ("vit", "eva")
                 wraps[i][name] = partial(Rescaled, num_slices=3 if apart else 1)
         wraps["stem"] = dict.fromkeys(layers_of(backbone.stem, nn.Linear, nn.Conv2d, nn.LayerNorm), ScaleShift)
         pool = backbone.pools[backbone.pool_named(self.pool)]

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.prefix import Prefix
 from sidetune.heads.linear import LinearHead
-from sidetune.methods.layers import LINEAR
+from sidetune.methods.layers import linear_names
 from sidetune.seam.adaptation import Adaptation
 from sidetune.seam.readout import native
 from sidetune.seam.suffix import IMAGES, Suffix
@@ -64,7 +64,7 @@ def tunable(backbone: Backbone, pool: str) -> dict[str, int]:
     for part, module in backbone.named_parts(backbone.pool_named(pool)):
         for name, layer in module.named_modules():
             is_norm = isinstance(layer, nn.LayerNorm) and (part == "pool" or part.startswith("blocks."))
-            is_linear = part.startswith("blocks.") and name in LINEAR[backbone.family]
+            is_linear = part.startswith("blocks.") and name in linear_names(backbone)
             if is_norm or is_linear:
                 num_matrices = 0 if is_norm else 3 if name == "attn.qkv" else 1
                 sizes = {"weight": num_matrices, "bias": 0}

@@ -13,7 +13,7 @@ from sidetune.backbones.backbone import Backbone
 from sidetune.methods.layers import channels_first, from_last, to_last, with_bias
 from sidetune.methods.method import Adaptation, Method
 
-FAMILIES = ("vit", "swin", "convnext")
+FAMILIES = ("vit", "eva", "swin", "convnext")
 
 
 class ScaleShift(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.methods.layers import NO_PROMPTS
 from sidetune.methods.method import Adaptation, Method, SideNetwork, State, check_positive
 
 
@@ -46,7 +47,9 @@ class VPT(Method):
         check_positive(self, "num_tokens")
 
     def refuses(self, family: str) -> str | None:
-        return None if family == "vit" else "prompts are extra tokens, and its features are maps"
+        return (
+            None if family == "vit" else NO_PROMPTS.get(family, "prompts are extra tokens, and its features are maps")
+        )
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         width, num_layers = backbone.width(1), backbone.num_blocks if self.deep else 1

@@ -155,6 +155,7 @@ class Batcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         try:
             results = await loop.run_in_executor(self.thread, self.compute, [b.item for b in batch], kind)
+            pairs = list(zip(batch, results, strict=True))
         except Exception as e:
             for b in batch:
                 if not b.answer.done():
@@ -162,7 +163,7 @@ class Batcher(Generic[Item, Result]):
             return
         seconds = time.monotonic() - start
         self.pace.add(len(batch), seconds)
-        for b, result in zip(batch, results, strict=True):
+        for b, result in pairs:
             if not b.answer.done():
                 b.answer.set_result((result, seconds))
         self.on_batch(len(batch), seconds)

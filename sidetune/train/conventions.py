@@ -17,8 +17,8 @@ from functools import cache
 from importlib.resources import files
 
 from sidetune.errors import unknown
+from sidetune.heads.linear import HeadStart
 from sidetune.methods import find_method
-from sidetune.methods.method import HeadStart
 from sidetune.train.papers import HALF, PaperRun, paper_run
 from sidetune.train.recipe import Recipe
 

@@ -5,16 +5,18 @@ import dataclasses
 import io
 import pickle
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import timm
 import torch
+from conftest import tiny_network
 from safetensors.torch import save_file
 
 from sidetune.backbones import open_backbone, packaged
 from sidetune.backbones.weights import digest_of
-from sidetune.errors import MissingExtra, WeightsMismatch
+from sidetune.errors import DataWarning, MissingExtra, WeightsMismatch
 
 TINY_VIT = "vit_tiny_patch16_224"
 
@@ -212,3 +214,18 @@ def test_a_checkpoint_with_several_networks_or_a_whole_one_says_so(network, tmp_
 def test_a_tag_that_a_network_does_not_have_is_not_called_a_network_failure():
     with pytest.raises(ValueError, match="unknown backbone 'vit_tiny_patch16_224.augreg_in22k'.*Near: .*augreg_in21k"):
         open_backbone("vit_tiny_patch16_224.augreg_in22k")
+
+
+@pytest.mark.parametrize(
+    ("license", "says"), [("dinov3-license", True), ("cc-by-nc-4.0", True), ("apache-2.0", False), (None, False)]
+)
+def test_weights_under_a_licence_that_is_not_free_say_so_where_they_are_fetched(monkeypatch, license, says):
+    network = tiny_network("eva")
+    network.pretrained_cfg = {"license": license}
+    monkeypatch.setattr(timm, "create_model", lambda name, *, pretrained, num_classes: network)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        open_backbone("vit_small_patch16_dinov3.lvd1689m")
+        open_backbone("vit_small_patch16_dinov3", pretrained=False)
+    told = [str(w.message) for w in caught if issubclass(w.category, DataWarning)]
+    assert len(told) == says and all(f"are under {license}" in note and "no free licence" in note for note in told)

@@ -25,12 +25,12 @@ QUIET = pytest.mark.filterwarnings("ignore:L-Share has nothing to scale")
 
 
 READS = {
-    "vit": (1, 4), "dinov2": (1, 3), "gap": (1, 3), "swin": (1, 2, 4, 5), "convnext": (1, 2, 4, 5),
+    "vit": (1, 4), "dinov2": (1, 3), "gap": (1, 3), "eva": (1, 3), "swin": (1, 2, 4, 5), "convnext": (1, 2, 4, 5),
     "resnet": (2, 4, 6, 8), "efficientnet": (3, 5, 8, 11, 15),
 }  # fmt: skip
 """About every fourth block of a stage, of those whose input fits h."""
 WRITES = {
-    "vit": (3, 4), "dinov2": (2, 3), "gap": (2, 3), "swin": (4, 5), "convnext": (4, 5), "resnet": (6, 8),
+    "vit": (3, 4), "dinov2": (2, 3), "gap": (2, 3), "eva": (2, 3), "swin": (4, 5), "convnext": (4, 5), "resnet": (6, 8),
     "efficientnet": (9, 11, 12, 15, 16),
 }  # fmt: skip
 """About every second block of a stage from the middle on."""
@@ -52,7 +52,7 @@ def places_by_hand(kind, choices):
 
 
 SCALED = {
-    "vit": {4}, "dinov2": {3}, "gap": {3}, "swin": {4}, "convnext": {4}, "resnet": {6, 8},
+    "vit": {4}, "dinov2": {3}, "gap": {3}, "eva": {3}, "swin": {4}, "convnext": {4}, "resnet": {6, 8},
     "efficientnet": {11, 13, 14, 15},
 }  # fmt: skip
 """Under l-share below: written behind another of the stage, with nothing read between."""
@@ -156,12 +156,12 @@ CHOICES = {
 @pytest.mark.parametrize("kind", TINY)
 @pytest.mark.parametrize("choices", CHOICES.values(), ids=list(CHOICES))
 def test_outputs_and_gradients_are_those_of_the_papers_equations(kind, choices):
-    if kind in ("resnet", "efficientnet", "vit", "dinov2", "gap") and choices.get("connection") in (
+    if kind in ("resnet", "efficientnet", "vit", "dinov2", "gap", "eva") and choices.get("connection") in (
         "backbone",
         "learned",
     ):
         pytest.skip("there is nothing between its stages to take; refused, which has a test")
-    if kind in ("dinov2", "gap", "resnet", "efficientnet") and "reads" in choices:
+    if kind in ("dinov2", "gap", "eva", "resnet", "efficientnet") and "reads" in choices:
         choices = choices | {"reads": {"efficientnet": (7, 10)}.get(kind, (2,)), "first_write": None}
     backbone, model = in_double(kind, DTLv2(**choices))
     images = torch.randn(2, 3, *backbone.card.image_size, dtype=torch.float64)

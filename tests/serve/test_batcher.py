@@ -187,3 +187,39 @@ def test_ending_does_not_wait_for_a_batch_in_work():
         return ended_first
 
     assert asyncio.run(inside())
+
+
+def test_a_kind_has_waited_as_long_as_the_first_of_its_callers(monkeypatch):
+    async def work(batcher, gate, told):
+        tasks = []
+        for at, item in ((100.0, ("x", "a", "x")), (105.0, ("z", "b", "z")), (110.0, ("y", "a", "y"))):
+            monkeypatch.setattr("sidetune.serve.batcher.time.monotonic", lambda at=at: at)
+            tasks += await put(batcher, item)
+        await until_done(batcher, tasks)
+        return [kind for kind, _ in gate.batches]
+
+    assert run(work) == ["a", "b"]
+
+
+def test_who_was_never_served_is_before_who_was():
+    async def work(batcher, gate, told):
+        batcher.turns = {"old": 0}
+        await until_done(batcher, await put(batcher, ("old", "a", "old"), ("new", "a", "new")))
+        return gate.batches
+
+    assert run(work, max_batch=1) == [("a", ["new"]), ("a", ["old"])]
+
+
+def test_a_batch_with_too_few_results_fails_for_all():
+    async def inside():
+        batcher = Batcher(lambda items, kind: items[:1], max_batch=4, max_delay=0, on_batch=lambda n, s: None)
+        tasks = await put(batcher, (0, "a"), (1, "a"))
+        running = asyncio.create_task(batcher.run())
+        done, waiting = await asyncio.wait(tasks, timeout=10)
+        running.cancel()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(running, *waiting, return_exceptions=True)
+        return [type(task.exception()) for task in done], len(waiting)
+
+    assert asyncio.run(inside()) == ([ValueError, ValueError], 0)

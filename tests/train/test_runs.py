@@ -18,7 +18,7 @@ from sidetune.locked import held, leave_to_parent, worked_on
 from sidetune.memo import Memo
 from sidetune.sealed import is_sealed, parsed, sealed_json
 from sidetune.train.checkpoint import RunFolder
-from sidetune.train.folder import REQUEST, TRIALS
+from sidetune.train.folder import REQUEST, TRIALS, differences
 from sidetune.train.loop import Silent
 from sidetune.train.recipe import Recipe
 
@@ -274,3 +274,10 @@ def test_what_killed_writers_left_in_a_runs_folder_is_taken_away(tmp_path, how):
     RunFolder(tmp_path).start(asked, resume=how == "resume", overwrite=how == "overwrite")
     assert not left.exists()
     assert (tmp_path / "run" / TRIALS).exists() == (how == "resume")
+
+
+def test_differences_are_named_one_by_one_down_to_what_has_no_parts():
+    before = {"recipe": {"lr": 1, "epochs": 2}, "data": {"train": "a"}, "method": {"rank": 1}}
+    assert not differences(before, before)
+    told = differences(before, {"recipe": {"lr": 1, "epochs": 3}, "data": None, "method": {"rank": 1}})
+    assert "epochs" in told and "lr" not in told and "rank" not in told and "data" in told
