@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Dataset
+from accelerate.utils import set_seed
+from torch.nn import functional as F
+from torch.utils.data import Dataset, TensorDataset
 
 import sidetune
 from sidetune.errors import Interrupted
@@ -15,7 +17,9 @@ from sidetune.tasks.classification import ClassificationScore
 from sidetune.train import loop
 from sidetune.train.batches import Shuffled, training_batches
 from sidetune.train.loop import Run, Silent
+from sidetune.train.optimizer import make_optimizer
 from sidetune.train.recipe import Recipe
+from sidetune.train.schedule import learning_rate
 
 PLAIN = Recipe(epochs=3, batch_size=4, precision="fp32", lr=1e-2, num_workers=0)
 
@@ -203,3 +207,31 @@ def test_terms_of_a_loss_are_told_one_by_one(vit, samples, monkeypatch, tmp_path
         assert list(epoch.losses) == ["cross entropy", "size"] and all(term > 0 for term in epoch.losses.values())
         assert epoch.loss == pytest.approx(sum(epoch.losses.values()), rel=1e-6)
     assert isinstance(sidetune.load(tmp_path / "run", backbone=vit).task, Small)
+
+
+def test_a_run_is_the_loop_one_would_write(vit):
+    """Orders, seeds and rates by epoch, dropout at work, gradients of one batch at a time."""
+    recipe = replace(PLAIN, lr=3e-2, weight_decay=0.1, warmup_epochs=1)
+    data = TensorDataset(Listed().images, torch.arange(12) % 3)
+    ours, theirs = (sidetune.adapt(vit, "lora", num_classes=3, dropout=0.3) for _ in range(2))
+    done = sidetune.fit(ours.eval(), data, recipe=recipe)
+    optimizer = make_optimizer(theirs, recipe, 0.0)
+    theirs.train()
+    for epoch in range(3):
+        set_seed(hash((recipe.seed, epoch, 0)) % 2**32)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, 3e-2, epoch)
+        batches, order = training_batches(data, recipe, 1)
+        order.epoch = epoch
+        losses = []
+        for images, labels in batches:
+            loss = F.cross_entropy(theirs(images), labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        assert done.history[epoch].loss == pytest.approx(sum(losses) / 3, rel=1e-5)
+    expected = theirs.trained()
+    for name, p in ours.trained().items():
+        torch.testing.assert_close(p, expected[name], rtol=1e-4, atol=1e-6)
+    assert not ours.training
