@@ -48,6 +48,7 @@ def ablate_command(
     from sidetune.measure.plots import plot_study
     from sidetune.measure.report import markdown
     from sidetune.measure.studies import find_study
+    from sidetune.tasks import task_of
     from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
@@ -62,10 +63,11 @@ def ablate_command(
         splits = read_checked(data, report, setup, skip_bad=skip_bad)
         out = out or Path(f"ablate-{splits.name}-{study.partition('=')[0].replace(':', '-')}")
         memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
+        task = changed(task_of(splits.train, setup.task), choices.task)
         network = opened(backbone, setup)
         methods = {label: changed(method, choices.method) for label, method in variants(network).items()}
         if lr == "auto":
-            methods = with_rates(network, methods, recipe, splits, setup.transform, report, memo=memo)
+            methods = with_rates(network, methods, recipe, splits, setup.transform, report, memo=memo, task=task)
         comparison, _ = compare(
             splits,
             network,
@@ -73,6 +75,7 @@ def ablate_command(
             recipe=recipe,
             seeds=range(recipe.seed, recipe.seed + seeds),
             transform=setup.transform,
+            task=task,
             memo=memo,
             report=report,
         )

@@ -32,6 +32,7 @@ def extract_command(
     from sidetune.methods import find_method
     from sidetune.model import adapt
     from sidetune.store import FeatureStore
+    from sidetune.tasks import task_of
     from sidetune.train.batches import as_dataset
     from sidetune.train.kept import keep, together
     from sidetune.train.recipe import Recipe
@@ -45,8 +46,8 @@ def extract_command(
     with progress() as report:
         splits = read_checked(data, report, setup, skip_bad=skip_bad)
         network = opened(backbone, setup)
-        classes = splits.train.classes
-        models = [adapt(network, method, classes=classes, transform=setup.transform) for method in chosen]
+        task = task_of(splits.train, setup.task)
+        models = [adapt(network, method, task=task, transform=setup.transform) for method in chosen]
         if unfrozen := [name for name, model in zip(names, models, strict=True) if model.prefix is None]:
             raise ValueError(f"no block is frozen under {', '.join(unfrozen)}, so there are no features to store")
         need, compute = together(network, models, recipe)

@@ -109,6 +109,11 @@ def test_methods_are_compared_by_the_tasks_metric(here, monkeypatch, capsys):
     result = json.loads((root / "c/results-sky.json").read_text())
     assert result["metric"] == "mae" and all(1 < row["accuracies"][0] < 300 for row in result["rows"])
     assert "| method | MAE |" in (root / "c/report.md").read_text()
+    assert not run(monkeypatch, "ablate", "sky", "dtl+:rank=1,2", "--out", "a", *words[2:])
+    assert "R2" not in capsys.readouterr().out and json.loads((root / "a/results.json").read_text())["metric"] == "mae"
+    assert not run(monkeypatch, "extract", "sky", "--store", "kept", "--methods", "linear", "--set", "transform=vtab")
+    monkeypatch.setattr("sidetune.store.disk.write_shard", None)  # nothing is left to be written
+    assert not run(monkeypatch, "fit", "sky", "--out", "s", "--method", "linear", "--store", "kept", *words[2:])
 
 
 def test_weights_of_classes_are_found_and_saved(here, monkeypatch, capsys):
