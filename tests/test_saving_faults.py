@@ -14,7 +14,7 @@ import sidetune
 from sidetune.errors import CannotMerge, DataError, NoSpace, RunExists
 from sidetune.merging import check_same
 from sidetune.saved import mark
-from sidetune.saving import found_again, method_from
+from sidetune.saving import found_again, method_from, place_of
 from sidetune.sealed import Sealing
 from sidetune.train.checkpoint import Progress, RunFolder
 from sidetune.train.epoch import Epoch
@@ -208,3 +208,10 @@ def test_a_method_is_found_again_by_its_name_wherever_its_module_is_now(module):
 def test_a_method_of_ones_own_is_not_taken_for_one_of_ours():
     with pytest.raises(ValueError, match="the method LoRA of the module mine.lora is not known; import what puts it"):
         method_from({"type": "LoRA", "module": "mine.lora"})
+
+
+def test_where_a_weights_file_lies_is_told_and_names_have_no_place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.safetensors").touch()
+    assert place_of("mine.safetensors") == {"file": str(tmp_path / "mine.safetensors")}
+    assert place_of("gone.safetensors") == place_of("vit_tiny_patch16_224") == {}

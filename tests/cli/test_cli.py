@@ -54,6 +54,15 @@ def network(weights):
     return ("--backbone", weights, "--set", f"architecture={ARCHITECTURE}", "--set", "image_size=32")
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Six blocks of 64 channels, where only what is made of a network is looked at."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), path)
+    return "--backbone", path, "--set", "architecture=test_vit", "--set", "image_size=32"
+
+
 @pytest.fixture
 def model(run, folder, network):
     run("fit", folder, *network, "--out", "model", "--epochs", "2", "--set", "recipe.batch_size=8")
@@ -161,10 +170,10 @@ def without_times(comparison):
 
 
 @pytest.mark.parametrize("verb", [("compare", "--methods", "linear,dtl+"), ("ablate", "dtl+:rank=1,2")])
-def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(run, folder, network, monkeypatch, verb):
+def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(run, folder, small, monkeypatch, verb):
     from sidetune.measure import compare
 
-    words = (verb[0], folder, *verb[1:], *network, "--seeds", "2", "--epochs", "2", "--set", "recipe.batch_size=8")
+    words = (verb[0], folder, *verb[1:], *small, "--seeds", "2", "--epochs", "2", "--set", "recipe.batch_size=8")
     whole = json.loads(run(*words, "--out", "whole", "--json"))
     evaluate, fit, trained = compare.evaluate, compare.fit, []
 
@@ -208,13 +217,13 @@ def test_ablate_draws_variants_side_by_side(run, folder, network):
     assert "ablate-squares-dtl+-rank" in {p.name for p in folder.parent.iterdir()}
 
 
-@pytest.mark.parametrize("verb", [("ablate", "mist-components"), ("compare", "--methods", "linear,dtl+")])
-def test_learning_rates_are_chosen_for_each_or_given_for_all(run, folder, network, verb):
+@pytest.mark.parametrize("verb", [("ablate", "dtl+:rank=1,2"), ("compare", "--methods", "linear,dtl+")])
+def test_learning_rates_are_chosen_for_each_or_given_for_all(run, folder, small, verb):
     words = (
         verb[0],
         folder,
         *verb[1:],
-        *network,
+        *small,
         "--epochs",
         "1",
         "--set",
@@ -223,7 +232,7 @@ def test_learning_rates_are_chosen_for_each_or_given_for_all(run, folder, networ
         "--json",
     )
     rows = json.loads(run(*words, "--lr", "auto"))["rows"]
-    own = {"linear": 0.03, "dtl+": 0.005, "gather": 0.03}
+    own = {"linear": 0.03, "dtl+": 0.005, "1": 0.005, "2": 0.005}
     for row in rows:
         times = row["recipe"]["lr"] / own.get(row["method"], 0.001)
         assert math.log2(times) == pytest.approx(round(math.log2(times))), "the method's own, doubled or halved"
@@ -452,8 +461,6 @@ def test_plan_tells_before_anything_runs(run, network):
     assert "7 of 12 blocks frozen" in shown and "activations" in shown and "within 20 MiB: " in shown
     told = json.loads(run("plan", *network, "--images", "10", "--json"))
     assert told["peak_bytes"] == sum(told["memory"].values()) and told["store_bytes"] == 10 * told["features_bytes"]
-    status, message = run("plan", *network, "--memory-budget", "2 MiB", fails=True)
-    assert status == 2 and "the least that this model takes is" in message
     assert "such as 2GiB" in run("plan", *network, "--memory-budget", "plenty", fails=True)[1]
 
 

@@ -140,10 +140,12 @@ def test_files_of_others_under_our_names_are_refused_and_untouched(tmp_path):
     with pytest.raises(RunExists, match="holds files of others under names that a cache uses"):
         Cache(tmp_path, BLOCK)
     (other := tmp_path / "other").mkdir()
-    (other / MARK).write_text("mine")
-    with pytest.raises(RunExists, match="holds files of others"):
-        Cache(other, BLOCK)
-    assert entry.read_bytes() == bytes(100) and (other / MARK).read_text() == "mine"
+    for mine in (b"mine", b"\xff\xfe is no UTF-8"):
+        (other / MARK).write_bytes(mine)
+        with pytest.raises(RunExists, match="holds files of others"):
+            Cache(other, BLOCK)
+        assert (other / MARK).read_bytes() == mine
+    assert entry.read_bytes() == bytes(100)
 
 
 def test_a_cache_of_version_0_1_is_taken_over_and_made_anew(tmp_path):
@@ -151,9 +153,11 @@ def test_a_cache_of_version_0_1_is_taken_over_and_made_anew(tmp_path):
     entry = tmp_path / name[:2] / name
     entry.parent.mkdir()
     entry.write_bytes(checksum(b"features") + b"features")
+    torn = tmp_path / name[:2] / (name[:2] + "0" * (len(name) - 2))
+    torn.write_bytes(bytes(100))  # by a power cut
     (tmp_path / ".lock").touch()
     cache = Cache(tmp_path, 10 * BLOCK)
-    assert cache.total == BLOCK and cache.get("key") is None and not entry.exists()
+    assert cache.total == 2 * BLOCK and cache.get("key") is None and not entry.exists()
     cache.put("key", b"features")
     assert cache.get("key") == b"features"
     cache.close()

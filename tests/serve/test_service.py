@@ -115,9 +115,12 @@ def test_every_family_says_what_it_offers_and_keeps_to_it(backbone, talk, pictur
     got = talk(lambda c: c.infer([picture(1), picture(2)], asks), worker)
     assert {n: x.shape for n, x in got.items()} == {a.name: (2, *worker.card.shape(a)) for a in asks}
     family = backbone.card.family
-    expected = {"vit": {"sum", "last", "stack"}, "swin": {"sum", "last"}, "convnext": {"sum", "last"}}.get(
-        family, {"last"}
-    )
+    expected = {
+        "vit": {"sum", "last", "stack"},
+        "eva": {"sum", "last", "stack"},
+        "swin": {"sum", "last"},
+        "convnext": {"sum", "last"},
+    }.get(family, {"last"})
     assert set(worker.card.gathers) - {"token"} == expected
 
 

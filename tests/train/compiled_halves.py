@@ -10,7 +10,7 @@ from sidetune.train.step import backward
 
 network = timm.create_model("vit_tiny_patch16_224", num_classes=0, depth=4, embed_dim=48, num_heads=3, img_size=32)
 vit = sidetune.open_backbone(network)
-for method in ("dtl+", "lora", "mist"):
+for method in ("dtl+", "mist"):
     model, plain = (sidetune.adapt(vit, method, num_classes=3) for _ in range(2))
     disturb(model)
     plain.load_trained(model.trained())

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
 import sidetune
-from sidetune.errors import Interrupted
+from sidetune.backbones.eight_bit import EightBitLinear
+from sidetune.errors import Interrupted, RunExists
 from sidetune.tasks.classification import ClassificationScore
 from sidetune.train import loop
 from sidetune.train.batches import Shuffled, training_batches
@@ -235,3 +236,28 @@ def test_a_run_is_the_loop_one_would_write(vit):
     for name, p in ours.trained().items():
         torch.testing.assert_close(p, expected[name], rtol=1e-4, atol=1e-6)
     assert not ours.training
+
+
+def test_a_folder_that_holds_a_run_is_not_taken_without_being_asked_to(vit, tmp_path):
+    fitted(vit, Listed(), out=tmp_path)
+    with pytest.raises(RunExists, match="already holds a run"):
+        fitted(vit, Listed(), out=tmp_path)
+
+
+def test_frozen_weights_are_held_as_the_recipe_says(vit):
+    model, _ = fitted(vit, Listed(), replace(PLAIN, epochs=1, weights="int8"))
+    assert any(isinstance(m, EightBitLinear) for m in model.prefix.modules())
+
+
+def test_a_method_looks_at_images_when_a_run_begins_and_not_when_it_goes_on(vit, tmp_path, monkeypatch):
+    class Stop(Silent):
+        def epoch(self, epoch, num_epochs):
+            raise KeyboardInterrupt
+
+    begun = []
+    monkeypatch.setattr(loop, "begin", lambda model, data, seed: begun.append(seed))
+    with pytest.raises(Interrupted):
+        fitted(vit, Listed(), replace(PLAIN, seed=7), out=tmp_path, report=Stop())
+    assert begun == [7]
+    fitted(vit, Listed(), replace(PLAIN, seed=7), out=tmp_path, resume=True)
+    assert begun == [7]
