@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sidetune.train.conventions import CONVENTIONS, find_convention
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
+    from sidetune.train.means import Means
     from sidetune.train.papers import PaperRun, paper_run, paper_runs
     from sidetune.train.prepare import prepare
     from sidetune.train.recipe import Recipe
@@ -49,6 +50,7 @@ __all__ = [
     "Backbone",
     "Classification",
     "Features",
+    "Means",
     "Method",
     "Multilabel",
     "Need",
@@ -99,6 +101,7 @@ HOMES = {
     "sidetune.train.conventions": ("CONVENTIONS", "find_convention"),
     "sidetune.train.evaluate": ("evaluate",),
     "sidetune.train.loop": ("fit",),
+    "sidetune.train.means": ("Means",),
     "sidetune.train.papers": ("PaperRun", "paper_run", "paper_runs"),
     "sidetune.train.prepare": ("prepare",),
     "sidetune.train.recipe": ("Recipe",),

@@ -157,8 +157,14 @@ print(model.predict("image.jpg"))
 
 
 def from_saved(kind: type[T], fields: Mapping[str, Any]) -> T:
-    """A method, a recipe or other choices by their fields as JSON has them."""
+    """A method, a recipe or other choices by their fields as JSON has them. Raises DataError for one it has not."""
     hints = get_type_hints(kind)
+    if strange := [name for name in fields if name not in hints and name not in getattr(kind, "FORMER", ())]:
+        told = ", ".join(f"{name} = {fields[name]!r}" for name in strange)
+        raise DataError(
+            f"what was saved tells of a {kind.__name__} with {told}, which this version of sidetune does not know; "
+            f"update sidetune, or train again"
+        )
     return kind(**{name: restored(value, hints.get(name)) for name, value in fields.items()})
 
 

@@ -49,7 +49,7 @@ def describe(model: Joined) -> dict[str, Any]:
         },
         **described(model.task),
         "transform": {name: value for name, value in asdict(model.transform).items() if name != "image_size"},
-        "recipe": asdict(model.recipe) if model.recipe else None,
+        "recipe": model.recipe.deciding() if model.recipe else None,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("sidetune", "torch", "timm")},
     }
 
@@ -86,13 +86,11 @@ def read_parts(folder: Path, *, backbone: str | nn.Module | Backbone | None = No
         check_weights(about, opened, folder)
     if opened.card.image_size != size:
         raise ValueError(f"{folder} was trained at {size}, but the backbone is open at {opened.card.image_size}")
-    transform = config["transform"]
-    saved: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in transform.items()}
     return Loaded(
         backbone=opened,
         method=method_from(config["method"]),
         task=from_description(config),
-        transform=Transform(image_size=size, **saved),
+        transform=from_saved(Transform, {"image_size": size, **config["transform"]}),
         recipe=from_saved(Recipe, config["recipe"]) if config["recipe"] else None,
     )
 

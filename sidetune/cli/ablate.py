@@ -37,7 +37,7 @@ def ablate_command(
 ) -> None:
     """Train variants of a method side by side: accuracy and peak memory against what varies."""
     from sidetune.atomic import write_text
-    from sidetune.cli.choices import Setup, changed, check_names, opened, parse
+    from sidetune.cli.choices import Setup, changed, changed_recipe, check_names, opened, parse
     from sidetune.cli.compare import show
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import progress
@@ -52,7 +52,7 @@ def ablate_command(
     from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
-    setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
+    setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices)
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     if lr is not None:
         recipe = replace(recipe, lr=None) if lr == "auto" else changed(recipe, {"lr": lr})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 from sidetune.data.layout import Layout
 from sidetune.data.reading import Levels, Reading
 from sidetune.errors import unknown
+from sidetune.train.recipe import MEANS, Recipe
 
 if TYPE_CHECKING:
     from sidetune.backbones import Backbone
@@ -76,6 +77,8 @@ def check_names(backbone: str, setup: Setup) -> None:
 class Choices:
     method: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, str] = field(default_factory=dict)
+    means: dict[str, str] = field(default_factory=dict)
+    """`recipe.micro_batch` and the like, as version 0.1 had them, too."""
     setup: dict[str, str] = field(default_factory=dict)
     task: dict[str, str] = field(default_factory=dict)
 
@@ -86,21 +89,27 @@ def parse(settings: Sequence[str]) -> Choices:
     for setting in settings:
         name, equals, value = setting.partition("=")
         group, dot, inner = name.partition(".")
-        if not equals or (dot and group not in ("method", "recipe", "task")):
+        if not equals or (dot and group not in ("method", "recipe", "means", "task")):
             raise ValueError(
-                f"--set takes method.NAME=VALUE, recipe.NAME=VALUE, task.NAME=VALUE or NAME=VALUE, got {setting!r}"
+                f"--set takes method.NAME=VALUE, recipe.NAME=VALUE, means.NAME=VALUE, task.NAME=VALUE or NAME=VALUE, "
+                f"got {setting!r}"
             )
         if dot:
-            getattr(choices, group)[inner] = value
+            getattr(choices, "means" if group == "recipe" and inner in MEANS else group)[inner] = value
         else:
             choices.setup[name] = value
     return choices
 
 
+def changed_recipe(recipe: Recipe, choices: Choices) -> Recipe:
+    recipe = changed(recipe, choices.recipe)
+    return dataclasses.replace(recipe, means=changed(recipe.means, choices.means))
+
+
 def changed(value: T, changes: dict[str, str]) -> T:
     """A dataclass value with fields replaced by what the texts mean. Raises ValueError for unknown names and types."""
     hints = typing.get_type_hints(type(value))
-    names = [f.name for f in dataclasses.fields(value)]  # type: ignore[arg-type]
+    names = [f.name for f in dataclasses.fields(value) if not dataclasses.is_dataclass(hints[f.name])]  # type: ignore[arg-type]
     for name in changes:
         if name not in names:
             raise unknown(f"choice of {type(value).__name__}", name, names)

@@ -45,7 +45,7 @@ def compare_command(
     as_json: JSON = False,
 ) -> None:
     """Train methods side by side: accuracy, trained parameters, peak memory, seconds."""
-    from sidetune.cli.choices import Setup, changed, check_names, opened, parse, several
+    from sidetune.cli.choices import Setup, changed, changed_recipe, check_names, opened, parse, several
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import progress
     from sidetune.cli.resumable import words_given
@@ -71,7 +71,7 @@ def compare_command(
             raise ValueError(f"{recipe_name} normalises pixels otherwise for some of {methods}; compare those apart")
         setup, recipe = Setup(transform=run.transform, mean=run.mean, std=run.std), run.recipe
         backbone, rates = backbone or run.backbone, run.rates or None
-    setup, recipe = changed(setup, choices.setup), changed(recipe, choices.recipe)
+    setup, recipe = changed(setup, choices.setup), changed_recipe(recipe, choices)
     recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
     if lr is not None:
         recipe = replace(recipe, lr=None) if lr == "auto" else changed(recipe, {"lr": lr})

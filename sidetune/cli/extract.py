@@ -26,7 +26,7 @@ def extract_command(
     """Compute features once; `sidetune fit --store` then trains from them without running the frozen half."""
     import torch
 
-    from sidetune.cli.choices import Setup, changed, check_names, opened, parse, several
+    from sidetune.cli.choices import Setup, changed, changed_recipe, check_names, opened, parse, several
     from sidetune.cli.data import read_checked
     from sidetune.cli.progress import ERR, progress
     from sidetune.methods import find_method
@@ -38,7 +38,7 @@ def extract_command(
     from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
-    setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
+    setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices)
     recipe = replace(recipe, views=views)
     names = several(methods)
     chosen = [changed(find_method(name), choices.method) for name in names]

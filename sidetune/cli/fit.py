@@ -49,7 +49,7 @@ def fit_command(
     from contextlib import ExitStack
 
     from sidetune.atomic import write_text
-    from sidetune.cli.choices import changed, check_names, opened, parse
+    from sidetune.cli.choices import changed, changed_recipe, check_names, opened, parse
     from sidetune.cli.data import read_checked
     from sidetune.cli.named import asked
     from sidetune.cli.plan import parse_bytes
@@ -90,7 +90,7 @@ def fit_command(
     if data is None:
         raise DataError(f"{out} does not say what it was trained on; name the images")
     setup = changed(start.setup, choices.setup | ({} if task is None else {"task": task}))
-    chosen_recipe = changed(start.recipe if epochs is None else replace(start.recipe, epochs=epochs), choices.recipe)
+    chosen_recipe = changed_recipe(start.recipe if epochs is None else replace(start.recipe, epochs=epochs), choices)
     chosen_recipe = replace(chosen_recipe, views=views or chosen_recipe.views)
     if k is not None:
         choices.method["k"] = k

@@ -32,7 +32,7 @@ def measure_command(
     import torch
 
     from sidetune.backbones import open_backbone
-    from sidetune.cli.choices import Setup, changed, parse, several
+    from sidetune.cli.choices import Setup, changed, changed_recipe, parse, several
     from sidetune.cli.progress import ERR
     from sidetune.measure.costs import cost, save_costs
     from sidetune.measure.plots import plot_memory
@@ -41,7 +41,7 @@ def measure_command(
     from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
-    setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
+    setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices)
     presets = {name: find_method(name) for name in several(methods)}
     shape = setup.architecture or backbone  # costs are those of the shape, whatever the weights
     device = best_device()

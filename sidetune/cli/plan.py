@@ -30,14 +30,14 @@ def plan_command(
     import torch
 
     from sidetune.backbones import open_backbone
-    from sidetune.cli.choices import Setup, changed, parse
+    from sidetune.cli.choices import Setup, changed, changed_recipe, parse
     from sidetune.measure.plan import fit_budget, largest_batch, plan, told
     from sidetune.methods import find_method
     from sidetune.model import adapt
     from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
-    setup, recipe = changed(Setup(), choices.setup), changed(Recipe(), choices.recipe)
+    setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices)
     with torch.device("meta"):
         shape = setup.architecture or backbone  # a weights file's shape is its architecture's
         opened = open_backbone(shape, image_size=setup.image_size, pretrained=False)

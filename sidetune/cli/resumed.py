@@ -12,7 +12,7 @@ from sidetune.cli.resumable import placed
 from sidetune.methods import find_method
 from sidetune.saved import from_saved
 from sidetune.saving import method_from
-from sidetune.train.recipe import Recipe
+from sidetune.train.folder import recipe_of
 
 
 def about(start: Asked, setup: Setup, data: str, named_recipe: str | None) -> dict[str, Any]:
@@ -37,6 +37,6 @@ def gone_on_with(request: Mapping[str, Any], start: Asked, *, method: str | None
         backbone=backbone or told.get("backbone") or card["name"] or start.backbone,
         preset=method or preset,
         method=method_from(request["method"]) if method in (None, preset) else find_method(method),
-        recipe=from_saved(Recipe, request["recipe"]),
+        recipe=recipe_of(request),
         setup=from_saved(Setup, setup),
     )

@@ -38,7 +38,7 @@ def search_command(
 ) -> None:
     """Train a supernet, search its sub-networks on validation images, and say how to train the best one."""
     from sidetune.atomic import write_text
-    from sidetune.cli.choices import changed, check_names, opened, parse
+    from sidetune.cli.choices import changed, changed_recipe, check_names, opened, parse
     from sidetune.cli.data import read_checked
     from sidetune.cli.named import asked
     from sidetune.cli.progress import progress
@@ -54,7 +54,7 @@ def search_command(
     start = asked(recipe, method, backbone, method)
     setup = changed(start.setup, choices.setup)
     supernets = replace(start.recipe, epochs=epochs, warmup_epochs=None, lr=SUPERNET_LR)
-    supernets = changed(supernets, choices.recipe)
+    supernets = changed_recipe(supernets, choices)
     chosen = changed(start.method, choices.method)
     check_names(start.backbone, setup)
     with progress() as report, ExitStack() as held:

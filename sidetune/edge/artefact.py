@@ -68,7 +68,7 @@ def describe(artefact: Artefact) -> dict[str, Any]:
         "method": {"type": "MIST", **asdict(artefact.choices)},
         "classes": list(artefact.classes),
         "transform": {"preset": card.transform, "mean": card.mean, "std": card.std},
-        "recipe": asdict(artefact.recipe) if artefact.recipe else None,
+        "recipe": artefact.recipe.deciding() if artefact.recipe else None,
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "sidetune": own_version()},
     }
 

@@ -219,13 +219,13 @@ def run_fit(given: argparse.Namespace) -> None:
     from sidetune.edge.choose import choose_k
     from sidetune.edge.trainer import fit
     from sidetune.saved import from_saved
-    from sidetune.train.folder import Folder
+    from sidetune.train.folder import Folder, recipe_of
     from sidetune.train.recipe import Recipe
 
     recipe, choices, file = Recipe(epochs=100, batch_size=32, lr_update="step"), Choices(), given.file
     before = Folder(given.out).asked() if given.resume else None
     if before is not None:
-        recipe, choices = from_saved(Recipe, before["recipe"]), from_saved(Choices, before["method"])
+        recipe, choices = recipe_of(before), from_saved(Choices, before["method"])
         file = file or before.get("about", {}).get("file")
     elif given.resume:
         say(f"nothing to resume in {given.out}; a run begins")

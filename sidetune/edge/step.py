@@ -47,7 +47,7 @@ class Learner:
         self, file: FeatureFile, k: int, p: Parameters, pool: Array, recipe: Recipe, *, threads: int = 1
     ) -> None:
         self.file, self.k, self.p, self.pool, self.recipe = file, k, p, pool, recipe
-        self.labels, self.size = file.labels(), recipe.micro_batch or MICRO_BATCH
+        self.labels, self.size = file.labels(), recipe.means.micro_batch or MICRO_BATCH
         self.threads = ThreadPoolExecutor(threads)
         self.spaces: SimpleQueue[Workspace] = SimpleQueue()
         for _ in range(min(threads, LANES)):

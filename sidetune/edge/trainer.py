@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sidetune.edge.step import Learner, pool_weights
 from sidetune.errors import DataError, NonFiniteLoss
 from sidetune.locked import worked_on
 from sidetune.train.epoch import Epoch
+from sidetune.train.means import Means
 from sidetune.train.recipe import Recipe
 from sidetune.train.schedule import learning_rate, num_epochs
 
@@ -27,7 +28,7 @@ FOLLOWED = {
     "epochs", "batch_size", "lr", "warmup_epochs", "cooldown_epochs", "warmup_lr", "min_lr", "lr_update",
     "weight_decay", "betas", "micro_batch", "seed",
 }  # fmt: skip
-"""Fields of a recipe that mean something here."""
+"""Choices of a recipe and of its means that mean something here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +63,9 @@ def fit(
     InUse where another process works on `out`, NoSpace, and NonFiniteLoss if the loss becomes NaN or infinite.
     """
     choices, recipe = choices or Choices(), recipe or Recipe()
-    if other := [f.name for f in fields(Recipe) if f.name not in FOLLOWED and getattr(recipe, f.name) != f.default]:
+    asked = {**asdict(recipe.means), **recipe.deciding()}
+    plain = {**asdict(Means()), **Recipe().deciding()}
+    if other := [name for name, value in asked.items() if name not in FOLLOWED and value != plain[name]]:
         raise ValueError(f"the device does not follow {', '.join(other)} of a recipe")
     with FeatureFile(path) as file:
         header = file.header
@@ -78,10 +81,15 @@ def fit(
         artefact = Artefact(
             card=header.card, classes=header.classes, choices=choices, recipe=recipe, parameters=learner.p
         )
-        run, progress, asked = Run(out), Progress(), request_of(file, choices, recipe)
+        run, progress, request = Run(out), Progress(), request_of(file, choices, recipe)
         run.check_free(resume=resume, overwrite=overwrite)
         with worked_on(out), learner.threads:
-            run.begin(asked, resume=resume, overwrite=overwrite, about={"file": str(path.resolve())})
+            run.begin(
+                request,
+                resume=resume,
+                overwrite=overwrite,
+                about={"file": str(path.resolve()), "means": asdict(recipe.means)},
+            )
             if run.has_checkpoint:
                 progress, learner.optimizer.steps = run.load(state_of(learner))
             train(learner, run, progress, checkpoint_seconds, report)
@@ -124,7 +132,7 @@ def request_of(file: FeatureFile, choices: Choices, recipe: Recipe) -> dict[str,
     header = file.header
     assert choices.k is not None
     return {
-        "recipe": asdict(recipe),
+        "recipe": recipe.deciding(),
         "method": asdict(choices),
         "backbone": asdict(header.card),
         "classes": header.classes,

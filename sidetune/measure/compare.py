@@ -26,14 +26,13 @@ from sidetune.measure.parameters import Parameters, count
 from sidetune.memo import Memo
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
-from sidetune.saved import CONFIG, read_config
+from sidetune.saved import CONFIG, from_saved, read_config
 from sidetune.saving import load_weights
 from sidetune.tasks.task import Task
 from sidetune.train.batches import Data
 from sidetune.train.begin import begin
 from sidetune.train.epoch import Epoch
 from sidetune.train.evaluate import evaluate
-from sidetune.train.folder import MEANS
 from sidetune.train.kept import share_features
 from sidetune.train.loop import Report, Silent, fit
 from sidetune.train.precision import TYPES, resolve
@@ -106,7 +105,7 @@ class Comparison:
             Row(
                 **{
                     **row,
-                    "recipe": Recipe(**{**row["recipe"], "betas": tuple(row["recipe"]["betas"])}),
+                    "recipe": from_saved(Recipe, row["recipe"]),
                     "parameters": Parameters(**row["parameters"]),
                     "accuracies": tuple(row["accuracies"]),
                     "histories": tuple(tuple(Epoch(**e) for e in history) for history in row["histories"]),
@@ -253,7 +252,7 @@ def compare(
 def described(model: AdaptedModel, recipe: Recipe) -> dict[str, Any]:
     """What decides a run's result, but for the images."""
     return {
-        "recipe": {name: value for name, value in asdict(recipe).items() if name not in MEANS},
+        "recipe": recipe.deciding(),
         "method": {"type": type(model.method).__name__, **asdict(model.method)},
         "backbone": model.card.described(),
         **tasks.described(model.task),

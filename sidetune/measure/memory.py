@@ -181,13 +181,13 @@ def trial(
     optimizer = make_optimizer(model, recipe, recipe.lr or model.method.lr)
 
     def step() -> None:
-        backward(model, x, labels, micro_batch=recipe.micro_batch)
+        backward(model, x, labels, micro_batch=recipe.means.micro_batch)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     model.train()
     save_memory(model, recipe)
-    if recipe.offload and isinstance(labels, FakeTensor):
+    if recipe.means.offload and isinstance(labels, FakeTensor):
         model.suffix.keep_taps = out_of_sight
     with torch.random.fork_rng(devices=[labels.device] if labels.is_cuda else []):
         yield step, optimizer

@@ -83,10 +83,10 @@ def plan(model: AdaptedModel, recipe: Recipe | None = None) -> Plan:
             image_size=model.card.image_size,
             precision=precision,
             batch_size=recipe.batch_size,
-            micro_batch=recipe.micro_batch,
-            checkpoint=recipe.checkpoint,
-            checkpoint_blocks=recipe.checkpoint_blocks,
-            offload=recipe.offload,
+            micro_batch=recipe.means.micro_batch,
+            checkpoint=recipe.means.checkpoint,
+            checkpoint_blocks=recipe.means.checkpoint_blocks,
+            offload=recipe.means.offload,
             weights=recipe.weights,
             parameters=count(model),
             num_blocks=model.num_blocks,
@@ -125,7 +125,7 @@ def stand_in(fake: AdaptedModel, recipe: Recipe) -> tuple[Tensor, Tensor, int]:
 
     Two pieces stand for all: from the second on each finds the same alive.
     """
-    num_images = min(recipe.batch_size, 2 * (recipe.micro_batch or recipe.batch_size))
+    num_images = min(recipe.batch_size, 2 * (recipe.means.micro_batch or recipe.batch_size))
     images = torch.empty(num_images, 3, *fake.card.image_size)
     labels = fake.task.stand_in(num_images)
     return images, labels, (images.nbytes + labels.nbytes) * (recipe.batch_size - num_images) // num_images
@@ -175,7 +175,7 @@ def operations(fake: AdaptedModel, images: Tensor) -> Operations:
 
 
 def fit_budget(model: AdaptedModel, recipe: Recipe, budget: int) -> tuple[Recipe, Memory]:
-    """The recipe, changed as little as it takes for a training step to stay within `budget` bytes, and its memory.
+    """The recipe, its means changed as little as it takes for a step to stay within `budget` bytes, and its memory.
 
     Tried in the order of what they cost in time: smaller pieces of the batch, then (on a GPU) taps in host memory, then
     computing blocks again, as few as it takes. Raises OverBudget, naming the smallest need, if none fits.
@@ -190,9 +190,13 @@ def fit_budget(model: AdaptedModel, recipe: Recipe, budget: int) -> tuple[Recipe
                 f"image_size, weights=int8 or a method with a larger frozen depth takes less"
             )
         chosen = next((choice for choice in faster if peak_of(fake, choice) <= budget), frugal)
-        if chosen.checkpoint and not recipe.checkpoint:
+        if chosen.means.checkpoint and not recipe.means.checkpoint:
             chosen = fewest_blocks(fake, chosen, budget)
         return chosen, memory_of(fake, chosen)
+
+
+def by_means(recipe: Recipe, **changes: Any) -> Recipe:
+    return replace(recipe, means=replace(recipe.means, **changes))
 
 
 def fewest_blocks(fake: AdaptedModel, recipe: Recipe, budget: int) -> Recipe:
@@ -200,38 +204,40 @@ def fewest_blocks(fake: AdaptedModel, recipe: Recipe, budget: int) -> Recipe:
     low, high = 1, len(fake.suffix.blocks)
     while low < high:
         middle = (low + high) // 2
-        if peak_of(fake, replace(recipe, checkpoint_blocks=middle)) <= budget:
+        if peak_of(fake, by_means(recipe, checkpoint_blocks=middle)) <= budget:
             high = middle
         else:
             low = middle + 1
-    return recipe if high == len(fake.suffix.blocks) else replace(recipe, checkpoint_blocks=high)
+    return recipe if high == len(fake.suffix.blocks) else by_means(recipe, checkpoint_blocks=high)
 
 
 def told(recipe: Recipe) -> str:
-    """How a recipe saves memory, in words; nothing if it does not."""
-    pieces = f"{recipe.micro_batch} images at a time" if recipe.micro_batch else ""
-    count = "" if recipe.checkpoint_blocks is None else f"{recipe.checkpoint_blocks} "
-    again = f"{count}blocks computed again for the gradient" if recipe.checkpoint else ""
-    away = "taps in host memory" if recipe.offload else ""
+    """How a recipe's means save memory, in words; nothing if they do not."""
+    means = recipe.means
+    pieces = f"{means.micro_batch} images at a time" if means.micro_batch else ""
+    count = "" if means.checkpoint_blocks is None else f"{means.checkpoint_blocks} "
+    again = f"{count}blocks computed again for the gradient" if means.checkpoint else ""
+    away = "taps in host memory" if means.offload else ""
     eight = "weights of 8 bits" if recipe.weights == "int8" else ""
     return ", ".join(filter(None, [pieces, away, again, eight]))
 
 
 def cheapest_first(model: AdaptedModel, recipe: Recipe, may_offload: bool) -> Iterator[Recipe]:
     """A recipe, and others that give the same gradient with less memory."""
-    whole = recipe.micro_batch or recipe.batch_size
+    means = recipe.means
+    whole = means.micro_batch or recipe.batch_size
     sizes = [whole] + [s for s in (64, 32, 16, 8, 4, 2, 1) if s < whole]
     if not can_be_cut(model):
         sizes = [whole]
     large, small = [s for s in sizes if s >= 8 or s == whole], [s for s in sizes if s < 8 and s != whole]
-    may_offload = may_offload and bool(model.suffix.reads_before) and not recipe.compile
-    offloads = [True] if recipe.offload else [False, True] if may_offload else [False]
-    checkpoints = [True] if recipe.checkpoint else [False, True]
+    may_offload = may_offload and bool(model.suffix.reads_before) and not means.compile
+    offloads = [True] if means.offload else [False, True] if may_offload else [False]
+    checkpoints = [True] if means.checkpoint else [False, True]
     for part in (large, small):
         for checkpoint, offload in product(checkpoints, offloads):
             for size in part:
                 piece = size if size < recipe.batch_size else None
-                yield replace(recipe, micro_batch=piece, checkpoint=checkpoint, offload=offload)
+                yield by_means(recipe, micro_batch=piece, checkpoint=checkpoint, offload=offload)
 
 
 def largest_batch(model: AdaptedModel, recipe: Recipe, budget: int) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sidetune.data.samples import Samples
 from sidetune.errors import unknown
+from sidetune.saved import from_saved
 from sidetune.tasks.classification import Classification
 from sidetune.tasks.multilabel import Multilabel
 from sidetune.tasks.regression import Regression
@@ -49,8 +50,7 @@ def from_description(about: Mapping[str, Any]) -> Task:
     """What `described` told."""
     told = dict(about.get("task") or {})
     kind = find_task(told.pop("name", "classification"))
-    lists = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    task: Task = kind(classes=tuple(about["classes"]), **lists)
+    task: Task = from_saved(kind, {"classes": tuple(about["classes"]), **told})
     return task
 
 

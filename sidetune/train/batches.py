@@ -118,8 +118,8 @@ def sized(data: Dataset[Any]) -> Sized:
 
 
 def num_workers(data: Dataset[Any], recipe: Recipe) -> int:
-    if recipe.num_workers is not None:
-        return recipe.num_workers
+    if recipe.means.num_workers is not None:
+        return recipe.means.num_workers
     from_files = isinstance(data, ImageDataset) and not isinstance(data.samples.images, np.ndarray)
     return 2 if from_files else 0
 

@@ -16,6 +16,7 @@ from sidetune.atomic import remove_stale, write_text
 from sidetune.errors import DataError, DataWarning, RunExists
 from sidetune.memo import is_memo
 from sidetune.sealed import SEAL, digest_of, is_as_written, parsed, sealed_json
+from sidetune.train.recipe import MEANS, Recipe
 
 REQUEST = "run.json"
 HISTORY = "history.json"
@@ -24,10 +25,8 @@ TRIALS = "trials.json"
 """What was tried before the run began; see `sidetune.memo`."""
 CURVES = "tensorboard"
 CHECKPOINT, EDGE_CHECKPOINT = "checkpoint.pt", "checkpoint.safetensors"
-MEANS = (
-    "micro_batch", "checkpoint", "checkpoint_blocks", "offload", "compile", "features", "features_limit", "num_workers",
-)  # fmt: skip
-"""Fields of a recipe that fit a run to a machine and do not make another run of it."""
+FORMAT = 3
+"""2 and version 0.1, whose files have no number, told of means within the recipe."""
 OUTSIDE = ("format", "about", SEAL)
 """What stands in the file beside what was asked."""
 AGAIN = "begin again with --overwrite (overwrite=True)"
@@ -60,7 +59,7 @@ class Folder:
         before = self.asked()
         if before is None:
             self.request = request
-            write_text(self.path / REQUEST, sealed_json({"format": 2, **request, "about": about or {}}))
+            write_text(self.path / REQUEST, sealed_json({"format": FORMAT, **request, "about": about or {}}))
             return
         has_begun = any((self.path / name).exists() for name in (CHECKPOINT, EDGE_CHECKPOINT))
         if not has_begun and not is_as_written(self.path / REQUEST, before):
@@ -113,6 +112,12 @@ class Folder:
                 DataWarning,
                 stacklevel=2,
             )
+
+
+def recipe_of(request: Mapping[str, Any]) -> Recipe:
+    """The recipe that a run was asked to follow, with the means that it began with."""
+    means = (request.get("about") or {}).get("means", {})
+    return saved.from_saved(Recipe, {**request["recipe"], **means})
 
 
 def bound(request: Mapping[str, Any]) -> str:

@@ -71,9 +71,9 @@ def keep(
     Raises ValueError where features are asked for that change from epoch to epoch, or that have no origin to be found
     again by.
     """
-    if isinstance(data, Kept) or (recipe.features == "off" and store is None):
+    if isinstance(data, Kept) or (recipe.means.features == "off" and store is None):
         return data
-    must = recipe.features == "memory" or store is not None
+    must = recipe.means.features == "memory" or store is not None
     if model.prefix is None:
         if must:
             raise ValueError("no block of this model is frozen, so there are no features to keep; leave out the store")
@@ -91,7 +91,7 @@ def keep(
     if store is not None:
         return fill_store(model, data, images, recipe, compute, progress, need or model.need, store, share)
     needed = len(sized(images)) * compute(images[0][0].unsqueeze(0)).nbytes
-    if recipe.features == "auto" and needed > recipe.features_limit:
+    if recipe.means.features == "auto" and needed > recipe.means.features_limit:
         if isinstance(images, Views):
             raise ValueError(
                 f"{recipe.views} views need {needed / 2**30:,.1f} GiB, above features_limit; keep them on disk "
@@ -166,7 +166,7 @@ def share_features(
     """
     transform = models[0].transform
     parts = {part: s for part, s in parts.items() if part != "train" or not transform.is_random}
-    if recipe.features == "off" or not parts or all(model.prefix is None for model in models):
+    if recipe.means.features == "off" or not parts or all(model.prefix is None for model in models):
         return {}
     _, compute = together(backbone, models, recipe)
     data = {
@@ -175,7 +175,7 @@ def share_features(
     }
     first_image = next(iter(data.values()))[0][0]
     per_image = compute(first_image.unsqueeze(0)).nbytes
-    if per_image * sum(map(len, data.values())) > recipe.features_limit:
+    if per_image * sum(map(len, data.values())) > recipe.means.features_limit:
         return {}
     return {
         part: remember(d, compute, num_workers=num_workers(d, recipe), progress=progress) for part, d in data.items()

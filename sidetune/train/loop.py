@@ -33,6 +33,7 @@ from sidetune.train.epoch import Epoch
 from sidetune.train.evaluate import score
 from sidetune.train.kept import keep
 from sidetune.train.logs import TensorBoard
+from sidetune.train.means import Means
 from sidetune.train.optimizer import make_optimizer
 from sidetune.train.precision import TYPES, resolve
 from sidetune.train.recipe import Precision, Recipe
@@ -83,6 +84,7 @@ def fit(
     *,
     val: Data | None = None,
     recipe: Recipe | None = None,
+    means: Means | None = None,
     out: str | Path | None = None,
     store: str | Path | None = None,
     resume: bool = False,
@@ -94,8 +96,10 @@ def fit(
     folder, a folder with file lists, a data set's name. Of those with several parts, the training images are trained on
     and the validation images validated on, unless `val` is given; a folder of classes is trained on whole.
 
+    `recipe` decides the result, `means` (the recipe's, if not given) fit the run to this machine.
+
     With `out`, a checkpoint is written there after every epoch and the model at the end; a stopped run goes on with
-    `resume`, on other means (workers, micro-batches, memory) too; `about` is kept with what it was asked to do. With
+    `resume`, by other means too; `about` is kept with what it was asked to do. With
     `store`, features of the frozen half are kept on disk there, where later runs find them. Uses the GPU if there is
     one, and all processes of `accelerate launch` or `torchrun`.
 
@@ -104,6 +108,7 @@ def fit(
     becomes NaN or infinite and Interrupted at Ctrl-C (both leave the last checkpoint), NoSpace before a full disk.
     """
     recipe, report = recipe or Recipe(), report or Silent()
+    recipe = recipe if means is None else replace(recipe, means=means)
     accelerator = Accelerator(mixed_precision="no")  # precision is handled here, in plain sight
     precision = resolve(recipe.precision, accelerator.device)
     recipe = replace(recipe, lr=recipe.lr or model.method.lr)
@@ -116,7 +121,7 @@ def fit(
     val_set = None if val is None else as_dataset(val, model, training=False)
     model.task = model.task.begin(Targets(train_set))
     model.recipe = recipe
-    if recipe.micro_batch is not None and not can_be_cut(model):
+    if recipe.means.micro_batch is not None and not can_be_cut(model):
         raise ValueError(
             "micro_batch does not go with trained BatchNorms, whose statistics are a whole batch's; "
             "use a smaller batch_size instead"
@@ -124,7 +129,7 @@ def fit(
     model.suffix.set_drop_path(recipe.drop_path)
     save_memory(model, recipe)
     model.hold(TYPES[precision], accelerator.device, weights=recipe.weights)
-    if recipe.compile:
+    if recipe.means.compile:
         model.compile_halves()
     alone: AbstractContextManager[None] = (
         worked_on(Path(out)) if out is not None and accelerator.is_main_process else nullcontext()
@@ -135,6 +140,7 @@ def fit(
             folder = RunFolder(Path(out), writes=accelerator.is_main_process)
             with accelerator.main_process_first():
                 asked = request_of(model, recipe, train_set, val_set)
+                about = {**(about or {}), "means": asdict(recipe.means)}
                 progress = folder.start(asked, resume=resume, overwrite=overwrite, about=about)
         try:
             if progress is None:
@@ -153,7 +159,7 @@ def request_of(
     """What decides a run's result, for telling whether a run may be resumed: validation images where they choose."""
     digests = {"train": digest_of_images(train), "val": None if recipe.keep == "last" else digest_of_images(val)}
     return {
-        "recipe": asdict(recipe),
+        "recipe": recipe.deciding(),
         "method": {"type": type(model.method).__name__, **asdict(model.method)},
         "backbone": model.card.described(),
         **described(model.task),
@@ -281,7 +287,7 @@ class Run:
                 self.model,
                 x,
                 targets,
-                micro_batch=self.recipe.micro_batch,
+                micro_batch=self.recipe.means.micro_batch,
                 scaler=self.scaler,
                 parallel=parallel,
                 terms=self.terms,

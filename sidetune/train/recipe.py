@@ -1,11 +1,15 @@
-"""Every choice of a training run as one value. The defaults are those of the DTL papers."""
+"""Every choice of a training run that decides its result, as one value. The defaults are those of the DTL papers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, fields, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from sidetune.train.means import Means
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+MEANS = tuple(f.name for f in fields(Means))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,16 +34,6 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.999)
     clip_grad: float | None = None
     """Largest norm of the gradient over all trained parameters."""
-    micro_batch: int | None = None
-    """Images in work at once; the gradient stays that of the whole batch. The batch in one piece if None."""
-    checkpoint: bool = False
-    """Keep only the inputs of the suffix's blocks and compute the blocks again for the gradient."""
-    checkpoint_blocks: int | None = None
-    """How many of the suffix's blocks `checkpoint` is for, the first ones; all if None."""
-    offload: bool = False
-    """Keep what the side network read of the frozen half in host memory until its gradient; slower, for GPUs."""
-    compile: bool = False
-    """Compile both halves by `torch.compile`: a minute at the start for faster steps; pays on long runs."""
     weights: Literal["same", "int8"] = "same"
     """How frozen linear layers are held: in the type they compute in, or in 8 bits with a scale for each output."""
     drop_path: float = 0.0
@@ -48,33 +42,22 @@ class Recipe:
     """auto: bf16 where the hardware has it, else fp16 on a GPU and fp32 on a CPU."""
     keep: Literal["last", "best"] = "last"
     """Which epoch's parameters the run ends with; `best` is by validation accuracy, never by test."""
-    features: Literal["auto", "memory", "off"] = "auto"
-    """Keep the frozen half's output in memory after the first pass. auto: where images are the same in every epoch and
-    it fits `features_limit`."""
-    features_limit: int = 4 * 2**30
-    """Bytes."""
     views: int = 0
     """Random views of each training image whose features are kept, an epoch taking the next; 0: augment anew."""
     codec: Literal["same", "fp16", "bf16", "int8"] = "same"
     """How a store on disk writes features; int8 has a scale for each token."""
-    num_workers: int | None = None
-    """Processes that read images; 2 for files and none for pixels in memory if None."""
     seed: int = 0
+    means: Means = Means()
+    """By what the run is carried out. Its choices may be given and read as the recipe's own (`Recipe(micro_batch=8)`);
+    they decide no result."""
 
     def __post_init__(self) -> None:
-        for name, low in {"epochs": 1, "batch_size": 1, "cooldown_epochs": 0, "features_limit": 0, "views": 0}.items():
+        for name, low in {"epochs": 1, "batch_size": 1, "cooldown_epochs": 0, "views": 0}.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} must be at least {low}, got {getattr(self, name)}")
         for name in ("warmup_lr", "min_lr", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("micro_batch", "checkpoint_blocks"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.compile and self.offload:
-            raise ValueError(
-                "compile does not go with offload, which works outside of the compiler's sight; choose one"
-            )
         for name in ("lr", "clip_grad"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -86,13 +69,43 @@ class Recipe:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
 
+    FORMER: ClassVar = MEANS
+    """Fields of version 0.1 that saved recipes are read with."""
+
+    def deciding(self) -> dict[str, Any]:
+        """The fields, but for the means."""
+        return {name: value for name, value in asdict(self).items() if name != "means"}
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in MEANS:
+                return getattr(self.means, name)
+            raise AttributeError(f"a Recipe has no field {name!r}")
+
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "optimizer": ("adamw", "sgd"),
     "keep": ("last", "best"),
-    "features": ("auto", "memory", "off"),
     "lr_update": ("epoch", "step"),
     "weights": ("same", "int8"),
     "codec": ("same", "fp16", "bf16", "int8"),
 }
+
+
+def taking_means(plain: Any) -> Any:
+    """An `__init__` that takes the choices of the means for fields of the recipe, as version 0.1 had them."""
+
+    @wraps(plain)
+    def __init__(self: Recipe, **choices: Any) -> None:
+        means = choices.pop("means", Means())
+        means = Means(**means) if isinstance(means, dict) else means  # as `asdict` has them
+        changes = {name: choices.pop(name) for name in MEANS if name in choices}
+        plain(self, **choices, means=replace(means, **changes))
+
+    return __init__
+
+
+if not TYPE_CHECKING:
+    Recipe.__init__ = taking_means(Recipe.__init__)

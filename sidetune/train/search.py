@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from sidetune.errors import NonFiniteLoss
@@ -70,7 +70,7 @@ def search(
     def tried(choice: Choice, epochs: int) -> Trial:
         short = replace(recipe, epochs=epochs, lr=choice.get("lr", recipe.lr), lr_update="step", cooldown_epochs=0)
         short = replace(short, warmup_epochs=None, keep="last")
-        question = {"trial": choice, "recipe": asdict(short), "about": about}
+        question = {"trial": choice, "recipe": short.deciding(), "about": about}
         if (known := memo.find(question)) is None:
             try:
                 model = make(choice)

@@ -18,11 +18,11 @@ from sidetune.train.recipe import Recipe
 
 
 def save_memory(model: AdaptedModel, recipe: Recipe) -> None:
-    """Let the suffix recompute and offload as a recipe says."""
-    suffix = model.suffix
-    asked = len(suffix.blocks) if recipe.checkpoint_blocks is None else recipe.checkpoint_blocks
-    suffix.num_recomputed = asked if recipe.checkpoint else 0
-    suffix.keep_taps = in_host_memory if recipe.offload else nullcontext
+    """Let the suffix recompute and offload as a recipe's means say."""
+    suffix, means = model.suffix, recipe.means
+    asked = len(suffix.blocks) if means.checkpoint_blocks is None else means.checkpoint_blocks
+    suffix.num_recomputed = asked if means.checkpoint else 0
+    suffix.keep_taps = in_host_memory if means.offload else nullcontext
 
 
 def in_host_memory() -> AbstractContextManager[object]:
