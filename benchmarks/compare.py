@@ -15,17 +15,18 @@ import dataclasses
 from pathlib import Path
 
 import sidetune
+from sidetune.choose.prepare import prepare
+from sidetune.choose.rates import Trial
 from sidetune.cli.demo import BACKBONE
 from sidetune.cli.sizes import SUPERNET_LR
-from sidetune.data.sources import read_data
-from sidetune.measure.compare import Comparison, compare
+from sidetune.data.sources import Source, read_data
 from sidetune.methods import METHODS
-from sidetune.train.begin import begin
-from sidetune.train.kept import share_features
+from sidetune.runs.compare import Comparison, compare
+from sidetune.runs.run import Run
+from sidetune.runs.sizes import Searchable, search_sizes
+from sidetune.runs.trials import choose
+from sidetune.tasks import task_of
 from sidetune.train.loop import Silent
-from sidetune.train.prepare import prepare
-from sidetune.train.search import Trial, search
-from sidetune.train.supernet import Searchable, search_sizes
 
 RESULTS = Path(__file__).parent / "results"
 SAME = ("dtlv1",)
@@ -53,17 +54,12 @@ def tuned(name: str, method: sidetune.Method, data: str, backbone: sidetune.Back
         limits = {"max_parameters": MAX_PARAMETERS, "recipe": supernets, "transform": "vtab"}
         method = ready = search_sizes(backbone, ready, splits.train, splits.val, **limits).method
 
-    def make(_: object) -> sidetune.AdaptedModel:
-        model = sidetune.adapt(backbone, ready, classes=splits.train.classes, transform="vtab")
-        begin(model, splits.train, 0)
-        return model
-
-    parts = {"train": splits.train, "val": splits.val}
-    shared = {**parts, **share_features(parts, backbone, [make(None)], recipe, lambda *_: None)}
-    choices = [{"lr": factor * method.lr} for factor in (1, 2, 0.5)]
-    best, _ = search(make, choices, shared["train"], shared["val"], recipe, Quiet(), rounds=[1 / 2], open_ended=True)
-    print(f"  {name}: lr {best['lr']:g}", flush=True)
-    return dataclasses.replace(method, lr=best["lr"])
+    run = Run.of(splits, backbone, ready, recipe, task=task_of(splits.train), transform="vtab")
+    rates = [factor * method.lr for factor in (1, 2, 0.5)]
+    found = choose(run, splits, backbone, Quiet(), lr=True, rates=rates, rounds=[1 / 2], open_ended=True)
+    lr = found.choice["lr"]
+    print(f"  {name}: lr {lr:g}", flush=True)
+    return dataclasses.replace(method, lr=lr)
 
 
 def main() -> None:
@@ -85,10 +81,8 @@ def main() -> None:
         for name in options.methods.split(","):
             if done is None or name not in {row.method for row in done.rows}:
                 method = tuned(name, METHODS[name], data, backbone, recipe)
-                seeds = range(options.seeds)
-                one, _ = compare(
-                    splits, backbone, {name: method}, recipe=recipe, seeds=seeds, transform="vtab", report=Quiet()
-                )
+                how = {"seeds": range(options.seeds), "transform": "vtab", "source": Source(name=data)}
+                one, _ = compare(splits, backbone, {name: method}, recipe=recipe, report=Quiet(), **how)
                 done = joined(done, one)
                 done.save(path)
 

@@ -9,6 +9,7 @@ bf16, written and read back as the wire would (sidetune.wire.codec), and MIST is
 import argparse
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,8 +20,11 @@ from sidetune.data.sources import read_data
 from sidetune.measure.machine import birth_certificate
 from sidetune.methods.linear import Linear
 from sidetune.methods.mist import MIST
+from sidetune.runs.carry_out import Ready, carry_out
+from sidetune.runs.run import Run
 from sidetune.seam.features import from_named
 from sidetune.store import FeatureMemory
+from sidetune.tasks import task_of
 from sidetune.train.kept import share_features
 from sidetune.wire.codec import decode, encode, num_bytes
 
@@ -50,24 +54,24 @@ def main() -> None:
     recipe = sidetune.Recipe(epochs=options.epochs, lr_update="step", precision="fp32")
     rows = []
     for data in options.data.split(","):
-        splits = read_data(data)
-        parts = {part: s for part, s in splits.parts().items() if part != "val"}
+        splits = replace(read_data(data), val=None)
 
-        def adapted(method: sidetune.Method, seed: int = 0) -> sidetune.AdaptedModel:
-            return sidetune.adapt(backbone, method, classes=splits.train.classes, transform="vtab", seed=seed)  # noqa: B023
+        def run_of(method: sidetune.Method) -> Run:
+            return Run.of(splits, backbone, method, recipe, task=task_of(splits.train), transform="vtab")  # noqa: B023
 
         mist = MIST(k=K)
         once = sidetune.Recipe(precision="bf16")
-        computed = share_features(parts, backbone, [adapted(mist), adapted(Linear())], once, lambda *_: None)
+        models = [run_of(method).adapted(backbone) for method in (mist, Linear())]
+        computed = share_features(splits.parts(), backbone, models, once, lambda *_: None)
         for name in ("linear", "fp32", "int8", "int4"):
             method = Linear() if name == "linear" else mist
             precision = "none" if name == "linear" else name
             taps = {part: sent(f, precision) for part, f in computed.items()}
             accuracies = []
             for seed in range(options.seeds):
-                model = adapted(method, seed)
-                sidetune.fit(model, taps["train"], recipe=sidetune.Recipe(**{**vars(recipe), "seed": seed}))
-                accuracies.append(sidetune.evaluate(model, taps["test"], precision="fp32").accuracy)
+                run = run_of(method).with_seed(seed)
+                having = Ready(splits=splits, model=run.adapted(backbone), features=taps)
+                accuracies.append(carry_out(run, having=having, scored=["test"]).scores["test"].accuracy)
             mean, error = statistics.fmean(accuracies), statistics.stdev(accuracies) / len(accuracies) ** 0.5
             print(f"{data:18}{name:8}{100 * mean:6.2f} +- {100 * error:.2f}", flush=True)
             rows.append({"data": data, "features": name, "accuracies": accuracies})

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from sidetune.measure.compare import Comparison, Row
-from sidetune.measure.plots import plot_accuracy_memory, plot_study
-from sidetune.measure.report import footnote, heading
 from sidetune.methods import METHODS
 from sidetune.methods.matrix import markdown
+from sidetune.runs.compare import Comparison, Row
+from sidetune.runs.plots import plot_accuracy_memory, plot_study
+from sidetune.runs.report import footnote, heading
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"

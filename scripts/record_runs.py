@@ -28,13 +28,13 @@ import torch
 from PIL import Image
 
 import sidetune
+from sidetune.choose.evolution import Evolution
 from sidetune.edge.client import Client
 from sidetune.edge.enroll import enroll
 from sidetune.edge.trainer import fit as fit_on_device
 from sidetune.errors import Interrupted
+from sidetune.runs.sizes import search_sizes
 from sidetune.serve.local import Local
-from sidetune.train.evolution import Evolution
-from sidetune.train.supernet import search_sizes
 
 NETWORKS = {
     "vit": ("vit_tiny_patch16_224", {"depth": 4, "embed_dim": 48, "num_heads": 3, "img_size": 32, "patch_size": 8}),

@@ -17,26 +17,26 @@ from sidetune.errors import MissingExtra
 
 if TYPE_CHECKING:
     from sidetune.backbones import Backbone, open_backbone
+    from sidetune.choose.prepare import prepare
     from sidetune.contract import check_method
     from sidetune.data.reading import Reading
     from sidetune.data.samples import Samples, Splits
     from sidetune.data.sources import read_data
     from sidetune.data.transforms import Transform
     from sidetune.export import export_onnx
-    from sidetune.measure.compare import compare
     from sidetune.measure.plan import fit_budget, plan
     from sidetune.methods import METHODS, Adaptation, Method, SideNetwork
     from sidetune.model import AdaptedModel, adapt, load
+    from sidetune.runs.compare import compare
+    from sidetune.runs.conventions import CONVENTIONS, find_convention
+    from sidetune.runs.papers import PaperRun, paper_run, paper_runs
     from sidetune.seam.features import Features
     from sidetune.seam.taps import Need, Tap
     from sidetune.tasks import TASKS, Classification, Multilabel, Regression, Task
     from sidetune.train.begin import begin
-    from sidetune.train.conventions import CONVENTIONS, find_convention
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
     from sidetune.train.means import Means
-    from sidetune.train.papers import PaperRun, paper_run, paper_runs
-    from sidetune.train.prepare import prepare
     from sidetune.train.recipe import Recipe
 
 __version__ = "0.1.0"
@@ -90,7 +90,7 @@ HOMES = {
     "sidetune.data.samples": ("Samples", "Splits"),
     "sidetune.data.transforms": ("Transform",),
     "sidetune.export": ("export_onnx",),
-    "sidetune.measure.compare": ("compare",),
+    "sidetune.runs.compare": ("compare",),
     "sidetune.measure.plan": ("fit_budget", "plan"),
     "sidetune.methods": ("METHODS", "Adaptation", "Method", "SideNetwork"),
     "sidetune.model": ("AdaptedModel", "adapt", "load"),
@@ -98,12 +98,12 @@ HOMES = {
     "sidetune.seam.taps": ("Need", "Tap"),
     "sidetune.tasks": ("TASKS", "Classification", "Multilabel", "Regression", "Task"),
     "sidetune.train.begin": ("begin",),
-    "sidetune.train.conventions": ("CONVENTIONS", "find_convention"),
+    "sidetune.runs.conventions": ("CONVENTIONS", "find_convention"),
     "sidetune.train.evaluate": ("evaluate",),
     "sidetune.train.loop": ("fit",),
     "sidetune.train.means": ("Means",),
-    "sidetune.train.papers": ("PaperRun", "paper_run", "paper_runs"),
-    "sidetune.train.prepare": ("prepare",),
+    "sidetune.runs.papers": ("PaperRun", "paper_run", "paper_runs"),
+    "sidetune.choose.prepare": ("prepare",),
     "sidetune.train.recipe": ("Recipe",),
 }
 

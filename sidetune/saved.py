@@ -174,5 +174,5 @@ def restored(value: Any, hint: Any) -> Any:
         return (list if list in (hint, get_origin(hint)) else tuple)(restored(v, None) for v in value)
     made = next((h for h in (hint, *get_args(hint)) if is_dataclass(h)), None)
     if isinstance(value, dict) and made:
-        return made(**{name: restored(v, None) for name, v in value.items()})  # type: ignore[operator]
+        return from_saved(made, value)  # type: ignore[arg-type]
     return value

@@ -42,16 +42,17 @@ def save(model: Joined, folder: str | Path) -> None:
 def describe(model: Joined) -> dict[str, Any]:
     return {
         "backbone": {**model.card.described(), **place_of(model.card.name)},
-        "method": {
-            "type": type(model.method).__name__,
-            "module": type(model.method).__module__,
-            **asdict(model.method),
-        },
+        "method": described_method(model.method),
         **described(model.task),
         "transform": {name: value for name, value in asdict(model.transform).items() if name != "image_size"},
         "recipe": model.recipe.deciding() if model.recipe else None,
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("sidetune", "torch", "timm")},
     }
+
+
+def described_method(method: Method) -> dict[str, Any]:
+    """What `method_from` makes the method of again."""
+    return {"type": type(method).__name__, "module": type(method).__module__, **asdict(method)}
 
 
 def place_of(name: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from sidetune.backbones import Backbone, open_backbone
 from sidetune.data.samples import Samples
 from sidetune.seam.taps import Need, Tap
 
-pytest_plugins = ["services", "faulty_disk"]
+pytest_plugins = ["services", "faulty_disk", "verbs"]
 
 # The same examples each time, nothing kept between runs, no clock.
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None, max_examples=30)

@@ -77,4 +77,4 @@ def test_training_knows_no_method_by_its_name():
         "sidetune.methods.layers",
     }
     known = {(m, w) for m, imports in graph().items() for w in imports & files if room(m) == "train"}
-    assert {m for m, _ in known} <= {"sidetune.train.supernet", "sidetune.train.evolution", "sidetune.train.papers"}
+    assert {m for m, _ in known} <= {"sidetune.runs.sizes", "sidetune.choose.evolution", "sidetune.runs.papers"}

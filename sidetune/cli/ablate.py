@@ -39,15 +39,15 @@ def ablate_command(
     from sidetune.atomic import write_text
     from sidetune.cli.choices import Setup, changed, changed_recipe, check_names, opened, parse
     from sidetune.cli.compare import show
-    from sidetune.cli.data import read_checked
+    from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.progress import progress
-    from sidetune.cli.resumable import words_given
+    from sidetune.cli.resumable import placed, words_given
     from sidetune.cli.search import with_rates
-    from sidetune.measure.compare import compare
-    from sidetune.measure.folder import output_folder
-    from sidetune.measure.plots import plot_study
-    from sidetune.measure.report import markdown
-    from sidetune.measure.studies import find_study
+    from sidetune.runs.compare import compare
+    from sidetune.runs.folder import output_folder
+    from sidetune.runs.plots import plot_study
+    from sidetune.runs.report import markdown
+    from sidetune.runs.studies import find_study
     from sidetune.tasks import task_of
     from sidetune.train.recipe import Recipe
 
@@ -60,14 +60,15 @@ def ablate_command(
     variants = find_study(study) if own is None else lambda _: own
     check_names(backbone, setup)
     with progress() as report, ExitStack() as held:
-        splits = read_checked(data, report, setup, skip_bad=skip_bad)
+        source = source_of(placed(data), setup, skip_bad=skip_bad)
+        splits = read_checked(source, report)
         out = out or Path(f"ablate-{splits.name}-{study.partition('=')[0].replace(':', '-')}")
         memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
         task = changed(task_of(splits.train, setup.task), choices.task)
         network = opened(backbone, setup)
         methods = {label: changed(method, choices.method) for label, method in variants(network).items()}
         if lr == "auto":
-            methods = with_rates(network, methods, recipe, splits, setup.transform, report, memo=memo, task=task)
+            methods = with_rates(network, methods, recipe, splits, setup.transform, report, None, memo, task)
         comparison, _ = compare(
             splits,
             network,
@@ -76,6 +77,7 @@ def ablate_command(
             seeds=range(recipe.seed, recipe.seed + seeds),
             transform=setup.transform,
             task=task,
+            source=source,
             memo=memo,
             report=report,
         )

@@ -38,8 +38,8 @@ def analyze_command(
     from sidetune.cli.progress import progress
     from sidetune.measure.analysis import analyze, projections
     from sidetune.measure.analysis_plots import plot_projections, plot_redundancy
-    from sidetune.measure.folder import check_free
     from sidetune.measure.machine import birth_certificate
+    from sidetune.runs.folder import check_free
     from sidetune.train.batches import as_dataset, evaluation_batches
     from sidetune.train.recipe import Recipe
 

@@ -23,7 +23,7 @@ from sidetune.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from sidetune.measure.compare import Comparison
+    from sidetune.runs.compare import Comparison
 
 
 def compare_command(
@@ -46,16 +46,16 @@ def compare_command(
 ) -> None:
     """Train methods side by side: accuracy, trained parameters, peak memory, seconds."""
     from sidetune.cli.choices import Setup, changed, changed_recipe, check_names, opened, parse, several
-    from sidetune.cli.data import read_checked
+    from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.progress import progress
-    from sidetune.cli.resumable import words_given
+    from sidetune.cli.resumable import placed, words_given
     from sidetune.cli.search import with_rates
-    from sidetune.measure.compare import compare
-    from sidetune.measure.folder import ADAPTERS, output_folder
-    from sidetune.measure.report import write_report
     from sidetune.methods import find_method
+    from sidetune.runs.compare import compare
+    from sidetune.runs.conventions import find_convention
+    from sidetune.runs.folder import ADAPTERS, output_folder
+    from sidetune.runs.report import write_report
     from sidetune.tasks import task_of
-    from sidetune.train.conventions import find_convention
     from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
@@ -78,7 +78,8 @@ def compare_command(
     backbone = backbone or DEFAULT_BACKBONE
     check_names(backbone, setup)
     with progress() as report, ExitStack() as held:
-        splits = read_checked(data, report, setup, skip_bad=skip_bad)
+        source = source_of(placed(data), setup, skip_bad=skip_bad)
+        splits = read_checked(source, report)
         out = out or Path(f"compare-{splits.name}")
         memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
         task = changed(task_of(splits.train, setup.task), choices.task)
@@ -93,6 +94,7 @@ def compare_command(
             seeds=range(recipe.seed, recipe.seed + seeds),
             transform=setup.transform,
             task=task,
+            source=source,
             named_recipe=recipe_name,
             out=out / ADAPTERS,
             memo=memo,
@@ -111,7 +113,7 @@ def show(comparison: Comparison) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sidetune.measure.report import cells, footnote, heading, headings
+    from sidetune.runs.report import cells, footnote, heading, headings
 
     table = Table(*headings(comparison.metric), title=heading(comparison), title_justify="left")
     for row in comparison.rows:

@@ -11,24 +11,29 @@ from sidetune.cli.progress import ERR, Lines
 from sidetune.data.check import check_images, summary
 from sidetune.data.names import named
 from sidetune.data.samples import Samples, Splits
-from sidetune.data.sources import read_data
+from sidetune.data.sources import Source
 from sidetune.errors import DataWarning
 from sidetune.tasks import find_task
 
 
-def read_checked(source: str, report: Lines, setup: Setup, *, skip_bad: bool, tune: bool | None = None) -> Splits:
+def source_of(name: str, setup: Setup, *, skip_bad: bool = False) -> Source:
+    """A data set as a setup has it read."""
+    return Source(
+        name=name,
+        tune=setup.tune,
+        layout=setup.layout,
+        reading=setup.reading,
+        task=None if setup.task == "auto" else find_task(setup.task).targets,
+        skip_bad=skip_bad,
+    )
+
+
+def read_checked(source: Source, report: Lines) -> Splits:
     """All parts of a data set with every image decoded once; bad ones raise, or are left out and named."""
     with notes_afterwards():
-        splits = read_data(
-            source,
-            tune=setup.tune if tune is None else tune,
-            layout=setup.layout,
-            reading=setup.reading,
-            skip_bad=skip_bad,
-            task=None if setup.task == "auto" else find_task(setup.task).targets,
-        )
+        splits = source.read()
         train = splits.train
-        splits = splits.mapped(lambda s: checked(s, report, skip_bad=skip_bad, all_classes=s is train))
+        splits = splits.mapped(lambda s: checked(s, report, skip_bad=source.skip_bad, all_classes=s is train))
         counts = ", ".join(f"{len(samples):,} {part}" for part, samples in splits.parts().items())
         total = sum(len(samples) for samples in splits.parts().values())
         ERR.print(

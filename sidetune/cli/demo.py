@@ -35,10 +35,10 @@ def demo_command(
     from sidetune.cli.pair import DEVICE, train_on_device
     from sidetune.cli.progress import ERR, progress
     from sidetune.data.sources import read_data
-    from sidetune.measure.compare import compare
-    from sidetune.measure.folder import ADAPTERS, output_folder
-    from sidetune.measure.report import write_report
     from sidetune.methods import find_method
+    from sidetune.runs.compare import compare
+    from sidetune.runs.folder import ADAPTERS, output_folder
+    from sidetune.runs.report import write_report
     from sidetune.train.recipe import Recipe
 
     start = time.perf_counter()

@@ -27,7 +27,7 @@ def extract_command(
     import torch
 
     from sidetune.cli.choices import Setup, changed, changed_recipe, check_names, opened, parse, several
-    from sidetune.cli.data import read_checked
+    from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.progress import ERR, progress
     from sidetune.methods import find_method
     from sidetune.model import adapt
@@ -44,7 +44,7 @@ def extract_command(
     chosen = [changed(find_method(name), choices.method) for name in names]
     check_names(backbone, setup)
     with progress() as report:
-        splits = read_checked(data, report, setup, skip_bad=skip_bad)
+        splits = read_checked(source_of(data, setup, skip_bad=skip_bad), report)
         network = opened(backbone, setup)
         task = task_of(splits.train, setup.task)
         models = [adapt(network, method, task=task, transform=setup.transform) for method in chosen]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sidetune.cli.options import JSON, Epochs, MemoryBudget, Overwrite, RecipesBackbone, Set, SkipBad, TaskName
+
+if TYPE_CHECKING:
+    from sidetune.model import AdaptedModel
 
 DEFAULT_METHOD = "dtl+"
 
@@ -48,29 +51,24 @@ def fit_command(
     """Fine-tune a backbone on your images and score it on the test images."""
     from contextlib import ExitStack
 
-    from sidetune.atomic import write_text
+    from sidetune.choose.prepare import prepare
     from sidetune.cli.choices import changed, changed_recipe, check_names, opened, parse
-    from sidetune.cli.data import read_checked
+    from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.named import asked
     from sidetune.cli.plan import parse_bytes
     from sidetune.cli.progress import ERR, progress
     from sidetune.cli.resumable import placed
     from sidetune.cli.resumed import about, gone_on_with
-    from sidetune.cli.search import searched
+    from sidetune.cli.search import chosen_for
     from sidetune.data.sources import name_of
     from sidetune.errors import DataError
     from sidetune.locked import worked_on
-    from sidetune.measure.parameters import count
     from sidetune.measure.plan import fit_budget, told
     from sidetune.memo import Memo
-    from sidetune.model import adapt
-    from sidetune.saving import describe
-    from sidetune.sealed import sealed_json
+    from sidetune.runs.carry_out import Ready, carry_out
+    from sidetune.runs.run import Run
     from sidetune.tasks import from_description, task_of
-    from sidetune.train.evaluate import evaluate
-    from sidetune.train.folder import RESULT, TRIALS, Folder
-    from sidetune.train.loop import fit
-    from sidetune.train.prepare import prepare
+    from sidetune.train.folder import TRIALS, Folder
 
     choices = parse(settings)
     start = asked(recipe, method, backbone, DEFAULT_METHOD)
@@ -104,7 +102,8 @@ def fit_command(
 
     check_names(start.backbone, setup)
     with progress() as report, ExitStack() as held:
-        splits = read_checked(data, report, setup, skip_bad=skip_bad)
+        source = source_of(placed(data), setup, skip_bad=skip_bad)
+        splits = read_checked(source, report)
         goes_on = before is not None and start.setup.task == setup.task
         begun = from_description(before or {}) if goes_on else task_of(splits.train, setup.task)
         begun = changed(begun, choices.task)
@@ -119,73 +118,57 @@ def fit_command(
                 seed=chosen_recipe.seed,
                 batch_size=chosen_recipe.batch_size,
             )
+        run = Run.of(
+            splits, network, chosen_method, chosen_recipe, task=begun, transform=setup.transform, source=source
+        )
         if (search_lr or left_open) and not is_decided:
             trials = Memo(out / "run" / TRIALS)
             if not resume:
                 trials.answers.clear()
-            chosen_method, chosen_recipe = searched(
-                network,
-                chosen_method,
-                chosen_recipe,
+            run = chosen_for(
+                run,
                 splits,
-                setup.transform,
+                network,
                 report,
-                task=begun,
-                rates=start.rates,
                 lr=search_lr,
+                rates=start.rates,
                 left_open=left_open,
+                means=chosen_recipe.means,
                 memo=trials,
             )
-        model = adapt(network, chosen_method, task=begun, transform=setup.transform, seed=chosen_recipe.seed)
+        having, means = Ready(splits=splits, model=run.adapted(network)), chosen_recipe.means
         del network  # methods that train the backbone have copied it
         if memory_budget is not None:
-            chosen_recipe, memory = fit_budget(model, chosen_recipe, parse_bytes(memory_budget))
-            ways = told(chosen_recipe) or "nothing has to be saved"
+            frugal, memory = fit_budget(having.model, chosen_recipe, parse_bytes(memory_budget))
+            means, ways = frugal.means, told(frugal) or "nothing has to be saved"
             ERR.print(f"within {memory_budget}: {ways}; {memory.peak / 2**20:,.0f} MiB at the peak")
-        parameters = count(model)
-        ERR.print(
-            f"{start.preset} on {model.card.name}, {model.card.image_size[0]} x {model.card.image_size[1]} px: "
-            f"{parameters.trainable:,} trained parameters + {parameters.head:,} of the head; "
-            f"{model.frozen_depth} of {model.num_blocks} blocks frozen"
-        )
-        done = fit(
-            model,
-            splits.train,
-            val=splits.val,
-            recipe=chosen_recipe,
+        ERR.print(f"{start.preset} on {in_words(having.model)}")
+        done = carry_out(
+            run,
+            means,
+            report,
+            having=having,
             out=out,
             store=store,
             resume=resume,
             overwrite=overwrite,
-            report=report,
             about=about(start, setup, data, recipe),
         )
         if resume and done.num_found == len(done.history):
             ERR.print(f"the run in {out} was finished; it is scored again", markup=False)
-        scores = {
-            part: evaluate(model, samples, precision=done.precision)
-            for part, samples in splits.parts().items()
-            if part != "train"
-        }
-        result = {
-            "format": 2,
-            "out": str(out),
-            "named_recipe": recipe,
-            "epochs": len(done.history),
-            "kept_epoch": done.kept_epoch,
-            "accuracy": {part: score.values.get("accuracy") for part, score in scores.items()},
-            "scores": {part: score.described() for part, score in scores.items()},
-            "parameters": asdict(parameters),
-            "seconds": sum(e.seconds for e in done.history) + done.features_seconds,
-            "precision": done.precision,
-            "data": placed(data),
-            "layout": setup.layout,
-            "model": describe(model),
-        }
-        write_text(out / "run" / RESULT, sealed_json(result))
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(done.as_dict()))
         return
-    for part, score in scores.items():
+    for part, score in done.scores.items():
         print(f"{part} {score.in_words()}")
     print(f"model in {out}; try: sidetune predict {shlex.quote(str(out))} IMAGE")
+
+
+def in_words(model: AdaptedModel) -> str:
+    from sidetune.measure.parameters import count
+
+    parameters, (height, width) = count(model), model.card.image_size
+    return (
+        f"{model.card.name}, {height} x {width} px: {parameters.trainable:,} trained parameters + "
+        f"{parameters.head:,} of the head; {model.frozen_depth} of {model.num_blocks} blocks frozen"
+    )

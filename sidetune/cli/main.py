@@ -22,6 +22,7 @@ from sidetune.cli import (
     measure,
     methods,
     plan,
+    rerun,
     serve,
     sizes,
 )
@@ -39,6 +40,7 @@ app.command("predict")(apply.predict_command)
 app.command("search", cls=Resumable)(sizes.search_command)
 app.command("compare", cls=Resumable)(compare.compare_command)
 app.command("ablate", cls=Resumable)(ablate.ablate_command)
+app.command("rerun")(rerun.rerun_command)
 app.command("extract")(extract.extract_command)
 app.command("plan")(plan.plan_command)
 app.command("measure")(measure.measure_command)

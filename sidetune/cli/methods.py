@@ -47,8 +47,8 @@ def recipes_command(
     from dataclasses import asdict
 
     from sidetune.methods.dtl import DTL
-    from sidetune.train.conventions import conventions
-    from sidetune.train.papers import paper_runs
+    from sidetune.runs.conventions import conventions
+    from sidetune.runs.papers import paper_runs
 
     chosen = {name: convention for name, convention in conventions() if match in name}
     runs = {name: run for name, run in paper_runs().items() if match in name}

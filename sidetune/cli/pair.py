@@ -16,10 +16,10 @@ from typing import Any
 from sidetune.backbones import Backbone
 from sidetune.data.samples import Splits
 from sidetune.errors import ServiceError, SidetuneError
-from sidetune.measure.compare import Row
 from sidetune.measure.parameters import count
 from sidetune.methods.mist import MIST
 from sidetune.model import AdaptedModel, load
+from sidetune.runs.compare import Row
 from sidetune.train.epoch import Epoch
 from sidetune.train.recipe import Recipe
 

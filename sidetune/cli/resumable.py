@@ -9,8 +9,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from sidetune.measure.folder import ANSWERS
 from sidetune.memo import Memo
+from sidetune.runs.folder import ANSWERS
 
 NOT_KEPT = ("out", "resume", "overwrite", "as_json")
 

@@ -38,17 +38,17 @@ def search_command(
 ) -> None:
     """Train a supernet, search its sub-networks on validation images, and say how to train the best one."""
     from sidetune.atomic import write_text
+    from sidetune.choose.evolution import Evolution
     from sidetune.cli.choices import changed, changed_recipe, check_names, opened, parse
-    from sidetune.cli.data import read_checked
+    from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.named import asked
     from sidetune.cli.progress import progress
     from sidetune.cli.resumable import words_given
-    from sidetune.cli.search import SHARE_FOR_VALIDATION
     from sidetune.data.samples import split_off
-    from sidetune.measure.folder import output_folder
     from sidetune.measure.machine import birth_certificate
-    from sidetune.train.evolution import Evolution
-    from sidetune.train.supernet import search_sizes
+    from sidetune.runs.folder import output_folder
+    from sidetune.runs.sizes import search_sizes
+    from sidetune.runs.trials import SHARE_FOR_VALIDATION
 
     choices = parse(settings)
     start = asked(recipe, method, backbone, method)
@@ -57,8 +57,9 @@ def search_command(
     supernets = changed_recipe(supernets, choices)
     chosen = changed(start.method, choices.method)
     check_names(start.backbone, setup)
+    source = replace(source_of(data, setup, skip_bad=skip_bad), tune=True)
     with progress() as report, ExitStack() as held:
-        splits = read_checked(data, report, setup, skip_bad=skip_bad, tune=True)
+        splits = read_checked(source, report)
         train, val = splits.train, splits.val
         if val is None:
             train, val = split_off(train, SHARE_FOR_VALIDATION, supernets.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sidetune.data.filelist import LISTS, read_vtab
@@ -53,6 +53,29 @@ def read_data(
         splits = read_splits(path, seed=seed, layout=layout, classes=classes)
     warn_of_repeats(splits.name, splits.parts())
     return splits if reading is None else splits.mapped(lambda samples: replace(samples, reading=reading))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set by what it takes to read it again; see `read_data`."""
+
+    name: str
+    """A folder, or a data set's name."""
+    tune: bool = False
+    layout: Layout = "auto"
+    reading: Reading = Reading()
+    task: Kind | None = None
+    skip_bad: bool = False
+
+    def read(self) -> Splits:
+        return read_data(
+            self.name,
+            tune=self.tune,
+            layout=self.layout,
+            reading=self.reading,
+            skip_bad=self.skip_bad,
+            task=self.task,
+        )
 
 
 def name_of(source: str | Path) -> str:

@@ -154,5 +154,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
 CHANGED = {
     "data.train": "the training images or their labels were changed",
     "data.val": "the validation images or their labels were changed",
+    "data.test": "the test images or their labels were changed",
 }
 """What is said in place of two digests."""

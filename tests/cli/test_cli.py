@@ -5,7 +5,6 @@ import math
 import os
 import shlex
 import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sidetune.cli.main import main
 from sidetune.errors import Interrupted
 from sidetune.outputs import check_replaceable, is_exported
 
@@ -33,34 +31,8 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command line; gives what it printed, or `said` on standard error, or (status, message) if it failed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words, fails=False, said=False):
-        monkeypatch.setattr(sys, "argv", ["sidetune", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-            raise SystemExit(0)
-        printed = capsys.readouterr()
-        assert bool(stopped.value.code) == fails, printed.err
-        return (stopped.value.code, printed.err) if fails else printed.err if said else printed.out
-
-    return run
-
-
-@pytest.fixture
 def network(weights):
     return ("--backbone", weights, "--set", f"architecture={ARCHITECTURE}", "--set", "image_size=32")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """Six blocks of 64 channels, where only what is made of a network is looked at."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
-    save_file(timm.create_model("test_vit", num_classes=0).state_dict(), path)
-    return "--backbone", path, "--set", "architecture=test_vit", "--set", "image_size=32"
 
 
 @pytest.fixture
@@ -171,11 +143,11 @@ def without_times(comparison):
 
 @pytest.mark.parametrize("verb", [("compare", "--methods", "linear,dtl+"), ("ablate", "dtl+:rank=1,2")])
 def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(run, folder, small, monkeypatch, verb):
-    from sidetune.measure import compare
+    from sidetune.runs import carry_out as pipeline
 
     words = (verb[0], folder, *verb[1:], *small, "--seeds", "2", "--epochs", "2", "--set", "recipe.batch_size=8")
     whole = json.loads(run(*words, "--out", "whole", "--json"))
-    evaluate, fit, trained = compare.evaluate, compare.fit, []
+    evaluate, fit, trained = pipeline.evaluate, pipeline.fit, []
 
     def stopped(*args, **how):
         if len(trained) in (3, 6):
@@ -187,10 +159,10 @@ def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(run, fol
         trained.append(len(done.history) - done.num_found)
         return done
 
-    monkeypatch.setattr(compare, "fit", heard)
-    monkeypatch.setattr(compare, "evaluate", stopped)
+    monkeypatch.setattr(pipeline, "fit", heard)
+    monkeypatch.setattr(pipeline, "evaluate", stopped)
     assert run(*words, "--out", "part", fails=True)[0] == 130
-    monkeypatch.setattr(compare, "evaluate", evaluate)
+    monkeypatch.setattr(pipeline, "evaluate", evaluate)
     gone_on = json.loads(run(verb[0], "--resume", "--out", "part", "--json"))
     assert trained == [2, 2, 2, 0, 2] and without_times(gone_on) == without_times(whole)
     again = json.loads(run(verb[0], "--resume", "--out", "part", "--json"))
@@ -199,7 +171,7 @@ def test_a_comparison_that_was_stopped_goes_on_and_trains_nothing_twice(run, fol
         for name in ("linear", "dtl+"):
             ours, theirs = (load_file(f"{out}/adapters/{name}/model.safetensors") for out in ("part", "whole"))
             assert ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
-    monkeypatch.setattr(compare, "evaluate", stopped)
+    monkeypatch.setattr(pipeline, "evaluate", stopped)
     status, said = run(*words, "--resume", "--out", "new", fails=True)
     assert status == 130 and "nothing to resume in new" in said
 
@@ -325,7 +297,7 @@ def test_mistyped_names_are_told_before_anything_is_read(run, folder, network, m
     def read(*_, **__):
         raise AssertionError("the data were read")
 
-    monkeypatch.setattr("sidetune.cli.data.read_data", read)
+    monkeypatch.setattr("sidetune.data.sources.read_data", read)
     other = ("--backbone", "vit_tiny_patch16_224.augreg_in21")
     for words, message in (
         (("fit", folder, *other), "Near: vit_tiny_patch16_224.augreg_in21k"),
@@ -467,8 +439,10 @@ def test_plan_tells_before_anything_runs(run, network):
 def test_a_budget_is_kept_and_said(run, folder, network, capsys):
     run("fit", folder, *network, "--epochs", "1", "--memory-budget", "14MiB")
     capsys.readouterr()
-    saved = json.loads((folder.parent / "runs/squares-dtl+/sidetune.json").read_text())
-    assert saved["recipe"]["micro_batch"] or saved["recipe"]["checkpoint"]
+    means = json.loads((folder.parent / "runs/squares-dtl+/run/run.json").read_text())["about"]["means"]
+    assert means["micro_batch"] or means["checkpoint"]
+    result = json.loads((folder.parent / "runs/squares-dtl+/run/result.json").read_text())
+    assert result["means"] == means and "micro_batch" not in result["run"]["recipe"]
 
 
 def test_features_are_extracted_once_and_found_by_fit(run, folder, network, monkeypatch):

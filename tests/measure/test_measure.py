@@ -8,10 +8,10 @@ import torch
 
 import sidetune
 from sidetune.data.samples import Splits
-from sidetune.measure.compare import Comparison, compare
 from sidetune.measure.memory import TensorBytes, training_peak
-from sidetune.measure.report import cells, markdown, write_report
 from sidetune.methods import METHODS
+from sidetune.runs.compare import Comparison, compare
+from sidetune.runs.report import cells, markdown, write_report
 from sidetune.train.recipe import Recipe
 
 MIB = 2**20

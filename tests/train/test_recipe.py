@@ -77,7 +77,5 @@ def test_a_saved_folder_with_a_field_that_is_not_known_is_refused_by_its_name(vi
     told.pop("sha256", None)
     told[part]["glow"] = 0.5
     (tmp_path / CONFIG).write_text(sealed_json(told))
-    with pytest.raises(
-        sidetune.errors.DataError, match="with glow = 0.5, which this version .* not know"
-    ):
+    with pytest.raises(sidetune.errors.DataError, match="with glow = 0.5, which this version .* not know"):
         sidetune.load(tmp_path, backbone=vit, force=True)

@@ -18,25 +18,25 @@ from accelerate import Accelerator
 from sidetune import tasks
 from sidetune.atomic import write_text
 from sidetune.backbones import Backbone
+from sidetune.choose.prepare import prepare
 from sidetune.data.samples import Samples, Splits
-from sidetune.measure.folder import UNFINISHED, forget
+from sidetune.data.sources import Source
 from sidetune.measure.machine import birth_certificate
 from sidetune.measure.memory import training_peak
 from sidetune.measure.parameters import Parameters, count
 from sidetune.memo import Memo
 from sidetune.methods import Method
-from sidetune.model import AdaptedModel, adapt
+from sidetune.model import AdaptedModel
+from sidetune.runs.carry_out import Ready, carry_out
+from sidetune.runs.folder import UNFINISHED, forget
+from sidetune.runs.run import Run, images_of
 from sidetune.saved import CONFIG, from_saved, read_config
 from sidetune.saving import load_weights
 from sidetune.tasks.task import Task
-from sidetune.train.batches import Data
-from sidetune.train.begin import begin
 from sidetune.train.epoch import Epoch
-from sidetune.train.evaluate import evaluate
 from sidetune.train.kept import share_features
-from sidetune.train.loop import Report, Silent, fit
+from sidetune.train.loop import Report, Silent
 from sidetune.train.precision import TYPES, resolve
-from sidetune.train.prepare import prepare
 from sidetune.train.recipe import Recipe
 
 
@@ -61,6 +61,10 @@ class Row:
     histories: tuple[tuple[Epoch, ...], ...]
     choices: Mapping[str, Any] = field(default_factory=dict)
     """The method's type and fields."""
+    seeds: tuple[int, ...] = ()
+    """None in files of earlier versions, which do not tell the run either."""
+    run: Mapping[str, Any] = field(default_factory=dict)
+    """That of the first seed, as `Run.as_dict` tells it."""
 
     @property
     def accuracy(self) -> float:
@@ -85,7 +89,7 @@ class Comparison:
     """One pass of the frozen half over all images, for all methods together; 0 where nothing was shared."""
     rows: tuple[Row, ...]
     named_recipe: str | None = None
-    """The convention of a paper that all rows follow; see `sidetune.train.conventions`."""
+    """The convention of a paper that all rows follow; see `sidetune.runs.conventions`."""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     """How pixels were normalised; None in files of earlier versions."""
@@ -108,6 +112,7 @@ class Comparison:
                     "recipe": from_saved(Recipe, row["recipe"]),
                     "parameters": Parameters(**row["parameters"]),
                     "accuracies": tuple(row["accuracies"]),
+                    "seeds": tuple(row.get("seeds", ())),
                     "histories": tuple(tuple(Epoch(**e) for e in history) for history in row["histories"]),
                 }
             )
@@ -137,6 +142,7 @@ def compare(
     seeds: Sequence[int] = (0,),
     transform: str = "photo",
     task: Task | None = None,
+    source: Source | None = None,
     named_recipe: str | None = None,
     out: Path | None = None,
     memo: Memo | None = None,
@@ -146,9 +152,10 @@ def compare(
 
     `task` is that of the data if not given; its metric is a row's number. `epochs` overrides the recipe's for single
     methods. Where training images are the same in every epoch, the frozen halves of all methods run together, once.
-    `named_recipe` says whose choices `recipe` and the others are. With `out`, the first seed's models are saved in
-    `out/METHOD`. With `memo`, what it knows of an earlier call is not trained again, and runs that were stopped go on;
-    of models that are not saved, those of known runs come untrained.
+    `source` tells where `splits` came from, for whoever repeats it; `named_recipe` says whose choices `recipe` and the
+    others are. With `out`, the first seed's models are saved in `out/METHOD`. With `memo`, what it knows of an earlier
+    call is not trained again, and runs that were stopped go on; of models that are not saved, those of known runs come
+    untrained.
     """
     report = report or SilentCompare()
     task = task or tasks.task_of(splits.train)
@@ -160,68 +167,74 @@ def compare(
         name: prepare(method, backbone, splits.train, transform=transform, seed=seeds[0], batch_size=recipe.batch_size)
         for name, method in methods.items()
     }
+    images = images_of(splits)
 
-    def make(name: str, seed: int) -> AdaptedModel:
-        return adapt(backbone, methods[name], task=task, transform=transform, seed=seed)
-
-    def recipe_of(name: str, seed: int) -> Recipe:
+    def run_of(name: str, seed: int) -> Run:
         length = (epochs or {}).get(name, recipe.epochs)
-        return replace(recipe, epochs=length, seed=seed, lr=recipe.lr or methods[name].lr)
+        return Run.of(
+            splits,
+            backbone,
+            methods[name],
+            replace(recipe, epochs=length, seed=seed),
+            task=task,
+            transform=transform,
+            source=source,
+            images=images,
+        )
 
-    models = {name: make(name, seeds[0]) for name in methods}
-    digests = {part: samples.digest() for part, samples in splits.parts().items()} if memo else {}
-    runs = {
-        (name, seed): RunOf(
+    places = {
+        (name, seed): Place(
             name=name,
-            seed=seed,
-            question={"run": name, "asked": described(model, recipe_of(name, seed)), "data": digests, "on": scored_on},
+            run=run_of(name, seed),
+            scored_on=scored_on,
             saved=out / name if out and seed == seeds[0] else None,
             memo=memo,
         )
-        for name, model in models.items()
+        for name in methods
         for seed in seeds
     }
-    left = [name for name in models if not all(runs[name, seed].is_known for seed in seeds)]
+    models = {name: places[name, seeds[0]].run.adapted(backbone) for name in methods}
+    left = [name for name in models if not all(places[name, seed].is_known for seed in seeds)]
     start = time.perf_counter()
     sharing = [models[name] for name in left]
     shared = share_features(splits.parts(), backbone, sharing, recipe, report.features) if sharing else {}
     seconds = time.perf_counter() - start if shared else 0.0
     rows = []
     for name, model in models.items():
-        data: dict[str, Data] = dict(splits.parts()) if model.prefix is None else {**splits.parts(), **shared}
-        outcomes = []
+        outcomes: list[Outcome] = []
         for seed in seeds:
-            run, own = runs[name, seed], recipe_of(name, seed)
-            if run.is_known:
+            place = places[name, seed]
+            if place.is_known:
                 if seed == seeds[0]:
-                    recall(model, run, own)
-                outcomes.append(run.known)
+                    recall(model, place)
+                outcomes.append(place.known)
                 continue
+            own = replace(place.run.recipe, means=recipe.means)
             peak = peak_of(model, splits.train, own) if seed == seeds[0] else outcomes[0].peak_bytes
             report.method(name, seed)
-            trained = model if seed == seeds[0] else make(name, seed)
-            begin(trained, splits.train, seed)
-            done = fit(
-                trained,
-                data["train"],
-                val=data.get("val"),
-                recipe=own,
-                out=run.folder,
+            trained = model if seed == seeds[0] else place.run.adapted(backbone)
+            done = carry_out(
+                place.run,
+                recipe.means,
+                report,
+                having=Ready(splits=splits, model=trained, features=shared),
+                scored=(scored_on,),
+                out=place.folder,
                 resume=memo is not None,
-                report=report,
             )
             outcome = Outcome(
-                accuracy=evaluate(trained, data[scored_on], precision=done.precision).values[trained.task.metric],
+                accuracy=done.scores[scored_on].values[task.metric],
                 history=done.history,
                 features_kept=done.features_kept,
                 peak_bytes=peak,
             )
-            run.keep(outcome)
+            place.keep(outcome)
             outcomes.append(outcome)
+        first = places[name, seeds[0]].run
         rows.append(
             Row(
                 method=name,
-                recipe=recipe_of(name, seeds[0]),
+                recipe=replace(first.recipe, means=recipe.means),
                 parameters=count(model),
                 frozen_depth=model.frozen_depth,
                 peak_bytes=outcomes[0].peak_bytes,
@@ -230,6 +243,8 @@ def compare(
                 accuracies=tuple(outcome.accuracy for outcome in outcomes),
                 histories=tuple(outcome.history for outcome in outcomes),
                 choices={"type": type(methods[name]).__name__, **asdict(methods[name])},
+                seeds=tuple(seeds),
+                run=first.as_dict(),
             )
         )
     comparison = Comparison(
@@ -249,17 +264,6 @@ def compare(
     return comparison, models
 
 
-def described(model: AdaptedModel, recipe: Recipe) -> dict[str, Any]:
-    """What decides a run's result, but for the images."""
-    return {
-        "recipe": recipe.deciding(),
-        "method": {"type": type(model.method).__name__, **asdict(model.method)},
-        "backbone": model.card.described(),
-        **tasks.described(model.task),
-        "transform": asdict(model.transform),
-    }
-
-
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What one run of a comparison came to."""
@@ -271,21 +275,25 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOf:
-    """One run of a comparison: where its model is saved, and what is known of it already."""
+class Place:
+    """Where one run of a comparison trains and saves its model, and what is known of it already."""
 
     name: str
-    seed: int
-    question: Any
+    run: Run
+    scored_on: str
     saved: Path | None
     memo: Memo | None
+
+    @property
+    def question(self) -> Any:
+        return {"run": self.run.digest, "on": self.scored_on}
 
     @property
     def folder(self) -> Path | None:
         """Where it trains: where its model is to be saved, or a folder that lasts as long as the run."""
         if self.saved is not None or self.memo is None or self.memo.path is None:
             return self.saved
-        return self.memo.path.parent / UNFINISHED / quote(f"{self.name}-{self.seed}", safe="+*=,. ")
+        return self.memo.path.parent / UNFINISHED / quote(f"{self.name}-{self.run.recipe.seed}", safe="+*=,. ")
 
     @property
     def is_known(self) -> bool:
@@ -305,15 +313,15 @@ class RunOf:
             forget(self.folder)
 
 
-def recall(model: AdaptedModel, run: RunOf, recipe: Recipe) -> None:
+def recall(model: AdaptedModel, place: Place) -> None:
     """Make a model what its run made it, where that was saved."""
-    if run.saved is None:
+    if place.saved is None:
         return
-    device = Accelerator(mixed_precision="no").device
+    device, recipe = Accelerator(mixed_precision="no").device, place.run.recipe
     model.recipe = recipe
-    model.task = tasks.from_description(read_config(run.saved))
+    model.task = tasks.from_description(read_config(place.saved))
     model.hold(TYPES[resolve(recipe.precision, device)], device, weights=recipe.weights)
-    load_weights(model, run.saved)
+    load_weights(model, place.saved)
     model.eval()
 
 

@@ -3,8 +3,8 @@
 import pytest
 from conftest import tiny_backbone
 
-from sidetune.measure.studies import STUDIES, find_study
 from sidetune.methods import adaptation
+from sidetune.runs.studies import STUDIES, find_study
 
 
 @pytest.mark.filterwarnings("ignore:L-Share")

@@ -13,17 +13,20 @@ from torch import Tensor
 
 from sidetune.backbones import Backbone
 from sidetune.backbones.weights import digest_of
-from sidetune.data.samples import Samples
+from sidetune.choose.evolution import Evolution, Scored, evolve
+from sidetune.data.samples import Samples, Splits
 from sidetune.memo import Memo
 from sidetune.methods import Method
-from sidetune.model import AdaptedModel, adapt
+from sidetune.model import AdaptedModel
+from sidetune.runs.carry_out import Ready, carry_out
+from sidetune.runs.run import Run
 from sidetune.seam.features import Features
+from sidetune.tasks import task_of
 from sidetune.tasks.task import rank
 from sidetune.train.batches import as_dataset, evaluation_batches
 from sidetune.train.evaluate import score
-from sidetune.train.evolution import Evolution, Scored, evolve
 from sidetune.train.kept import keep
-from sidetune.train.loop import Report, Silent, fit
+from sidetune.train.loop import Report, Silent
 from sidetune.train.recipe import Recipe
 
 Subnet = Any
@@ -106,8 +109,11 @@ def search_sizes(
     smallest = method.num_parameters(backbone, space.smallest)
     if smallest > max_parameters:
         raise ValueError(f"max_parameters is {max_parameters:,}, but the smallest sub-network has {smallest:,}")
-    model = adapt(backbone, method.as_supernet(), classes=train.classes, transform=transform, seed=recipe.seed)
-    fit(model, train, recipe=recipe, out=out, resume=resume, overwrite=overwrite, report=report)
+    alone = Splits(name="", train=train, val=None, test=None)
+    run = Run.of(alone, backbone, method.as_supernet(), recipe, task=task_of(train), transform=transform)
+    model = run.adapted(backbone)
+    having = Ready(splits=alone, model=model)
+    carry_out(run, recipe.means, report, having=having, out=out, resume=resume, overwrite=overwrite)
 
     accuracy = scorer(model, val, recipe, report)
     rng = random.Random(recipe.seed)

@@ -19,7 +19,7 @@ from importlib.resources import files
 from sidetune.errors import unknown
 from sidetune.heads.linear import HeadStart
 from sidetune.methods import find_method
-from sidetune.train.papers import HALF, PaperRun, paper_run
+from sidetune.runs.papers import HALF, PaperRun, paper_run
 from sidetune.train.recipe import Recipe
 
 IN21K = "vit_base_patch16_224.orig_in21k"
@@ -157,7 +157,7 @@ CONVENTIONS: dict[str, Convention] = {
 @cache
 def by_dataset() -> dict[str, Convention]:
     """All conventions with what was chosen for one data set put in, named `ssf/cifar_100`."""
-    with (files("sidetune.train") / "baseline_recipes.csv").open(encoding="utf-8") as file:
+    with (files("sidetune.runs") / "baseline_recipes.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     found: dict[str, Convention] = {}
     for row in rows:

@@ -43,7 +43,7 @@ class PaperRun:
 @cache
 def paper_runs() -> dict[str, PaperRun]:
     """All runs, named SUITE/DATASET[/SHOTS]/BACKBONE/METHOD: `vtab/cifar_100/vit/dtl+`."""
-    with (files("sidetune.train") / "dtl_recipes.csv").open(encoding="utf-8") as file:
+    with (files("sidetune.runs") / "dtl_recipes.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     runs = {}
     for row in rows:

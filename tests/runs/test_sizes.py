@@ -5,13 +5,13 @@ import random
 import pytest
 
 import sidetune
+from sidetune.choose.evolution import Evolution, evolve
 from sidetune.memo import Memo
 from sidetune.methods import METHODS
 from sidetune.methods.noah import NOAH
-from sidetune.train import supernet
-from sidetune.train.evolution import Evolution, evolve
+from sidetune.runs import sizes as supernet
+from sidetune.runs.sizes import search_sizes
 from sidetune.train.recipe import Recipe
-from sidetune.train.supernet import search_sizes
 
 BITS = 12
 

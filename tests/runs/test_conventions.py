@@ -12,9 +12,9 @@ import sidetune
 from sidetune.cli.choices import fits
 from sidetune.data.samples import Splits
 from sidetune.data.transforms import Transform
-from sidetune.measure.compare import Comparison, compare
 from sidetune.methods import METHODS
-from sidetune.train.conventions import CONVENTIONS, by_dataset, conventions, find_convention, named_run
+from sidetune.runs.compare import Comparison, compare
+from sidetune.runs.conventions import CONVENTIONS, by_dataset, conventions, find_convention, named_run
 from sidetune.train.optimizer import make_optimizer
 from sidetune.train.recipe import Recipe
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sidetune.atomic import write_text
 from sidetune.data.samples import Samples
-from sidetune.measure.compare import Comparison, Row
-from sidetune.measure.plots import plot_accuracy_memory, plot_curves, plot_predictions
 from sidetune.model import AdaptedModel
+from sidetune.runs.compare import Comparison, Row
+from sidetune.runs.plots import plot_accuracy_memory, plot_curves, plot_predictions
 from sidetune.tasks.task import SHARES, factor, in_figures, name_of
 
 

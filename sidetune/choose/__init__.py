@@ -1,0 +1,1 @@
+"""What is found out before a run: by a look at training images, or by short runs on validation images."""
