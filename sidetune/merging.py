@@ -9,7 +9,7 @@ import torch
 from timm.models.eva import Eva
 from torch import nn
 
-from sidetune.backbones import FAMILIES
+from sidetune.backbones import FAMILIES, family_named
 from sidetune.backbones.eva import unfold_biases
 from sidetune.backbones.held import is_low
 from sidetune.backbones.structure import shared
@@ -38,15 +38,17 @@ def merge(model: Joined, into: Any = None) -> nn.Module:
     if into is None:
         if not model.card.architecture:
             raise ValueError("the backbone has no timm architecture; pass a network of its shape as into=")
-        pooling = {"global_pool": "avg"} if model.card.family == "vit" and model.suffix.pool_name == "mean" else {}
-        into = timm.create_model(model.card.architecture, num_classes=num_classes, **pooling)
+        pooling = pooling_of(model)
+        into = timm.create_model(
+            model.card.architecture, num_classes=num_classes, **({"global_pool": pooling} if pooling else {})
+        )
     else:
         into.reset_classifier(num_classes)
     if model.card.revised:
         resize_plain(into, model.card.image_size)
     elif hasattr(into, "set_input_size"):
         into.set_input_size(img_size=model.card.image_size)
-    parts = FAMILIES[type(into)](into)
+    parts = FAMILIES[type(into)].open(into)
     target = {
         f"{part}.{name}": t
         for part, module in parts.named_parts(model.suffix.pool_name)
@@ -70,6 +72,11 @@ def merge(model: Joined, into: Any = None) -> nn.Module:
     finally:
         model.head = own
     return into
+
+
+def pooling_of(model: Joined) -> str | None:
+    """What timm builds the network with (`global_pool=`) to pool as the model does; None for its own."""
+    return family_named(model.card.family).timm_pools.get(model.suffix.pool_name or "")
 
 
 def check_same(model: Joined, plain: nn.Module) -> None:

@@ -59,7 +59,7 @@ def test_the_readmes_commands_run(here, monkeypatch):
 
 
 def test_the_method_in_extend_md_keeps_the_contract_on_every_family(backbone, monkeypatch, tmp_path):
-    definition, check = blocks("docs/extend.md", "python")
+    definition, check, *_ = blocks("docs/extend.md", "python")
     assert len(definition.split("import sidetune\n")[1].strip().splitlines()) < 40
     monkeypatch.setattr(sidetune, "METHODS", dict(sidetune.METHODS), raising=False)
     scope: dict[str, object] = {}
@@ -75,7 +75,7 @@ def test_the_method_in_extend_md_keeps_the_contract_on_every_family(backbone, mo
 
 
 def test_the_check_in_extend_md_runs(monkeypatch):
-    definition, check = blocks("docs/extend.md", "python")
+    definition, check, *_ = blocks("docs/extend.md", "python")
     from sidetune.methods import METHODS
 
     try:
@@ -83,6 +83,34 @@ def test_the_check_in_extend_md_runs(monkeypatch):
         assert "late-scale" in METHODS
     finally:
         METHODS.pop("late-scale", None)
+
+
+@pytest.mark.filterwarnings("ignore:L-Share has nothing to scale")
+def test_a_family_from_extend_md_is_its_file_and_one_entry():
+    *_, definition, check = blocks("docs/extend.md", "python")
+    from sidetune.backbones import FAMILIES, open_backbone
+    from sidetune.methods import METHODS, find_method
+    from sidetune.methods.matrix import family_names, matrix
+
+    scope: dict[str, object] = {"sidetune": sidetune}
+    try:
+        exec(definition + check, scope)
+        assert family_names()[-1] == "mixer"
+        reasons = {name: by_family["mixer"] for name, by_family in matrix().items()}
+        assert {name for name, reason in reasons.items() if reason} == {
+            *("vpt-shallow", "vpt-deep", "noah", "lst", "lorand")
+        }
+        for name in METHODS.keys() - {name for name, reason in reasons.items() if reason}:
+            small = {"rank": 4} if name in ("fact-tt", "fact-tk", "arc") else {}
+            sidetune.check_method(find_method(name, **small), scope["backbone"])
+        network = scope["MlpMixer"](img_size=64, patch_size=16, num_blocks=4, embed_dim=48, num_classes=0).eval()
+        images = torch.randn(2, 3, 64, 64)
+        (pooled,) = (
+            sidetune.adapt(open_backbone(network, image_size=64), "linear", num_classes=2).features(images).tensors()
+        )
+        assert torch.equal(pooled, network(images))
+    finally:
+        FAMILIES.pop(scope.get("MlpMixer"), None)
 
 
 def test_the_examples_run(here):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from timm.models.convnext import ConvNeXt
@@ -14,26 +13,29 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from sidetune.backbones.backbone import Backbone, Card, Parts, trace_shapes
-from sidetune.backbones.cnn import open_efficientnet, open_resnet
-from sidetune.backbones.convnext import open_convnext
-from sidetune.backbones.eva import open_eva
+from sidetune.backbones.backbone import Backbone, Card, trace_shapes
+from sidetune.backbones.cnn import EFFICIENTNET, RESNET
+from sidetune.backbones.convnext import CONVNEXT
+from sidetune.backbones.eva import EVA
+from sidetune.backbones.family import Family, Parts, Size
 from sidetune.backbones.packaged import PACKAGED
 from sidetune.backbones.structure import frozen, rebuild
-from sidetune.backbones.swin import open_as_0_1, open_swin
-from sidetune.backbones.vit import open_vit
+from sidetune.backbones.swin import SWIN
+from sidetune.backbones.vit import VIT
 from sidetune.backbones.weights import create, digest_of
+from sidetune.errors import unknown
 
-__all__ = ["FAMILIES", "Backbone", "Card", "open_backbone"]
+__all__ = ["FAMILIES", "Backbone", "Card", "Family", "Parts", "family_named", "open_backbone"]
 
-FAMILIES: Mapping[type[nn.Module], Callable[[Any], Parts]] = {
-    VisionTransformer: open_vit,
-    SwinTransformer: open_swin,
-    ConvNeXt: open_convnext,
-    ResNet: open_resnet,
-    EfficientNet: open_efficientnet,
-    Eva: open_eva,
+FAMILIES: dict[type[nn.Module], Family] = {
+    VisionTransformer: VIT,
+    Eva: EVA,
+    SwinTransformer: SWIN,
+    ConvNeXt: CONVNEXT,
+    ResNet: RESNET,
+    EfficientNet: EFFICIENTNET,
 }
+"""By timm's class. A family of your own joins with `FAMILIES[Theirs] = MINE`."""
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -41,7 +43,7 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def open_backbone(
     source: str | nn.Module,
     *,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: int | Size | None = None,
     pretrained: bool = True,
     architecture: str | None = None,
     mean: tuple[float, ...] | None = None,
@@ -64,6 +66,8 @@ def open_backbone(
     if type(model) not in FAMILIES:
         known = ", ".join(cls.__name__ for cls in FAMILIES)
         raise ValueError(f"a {type(model).__name__} cannot be opened; families known: {known} (of timm)")
+    family = FAMILIES[type(model)]
+    family = family.as_0_1 or family if as_0_1 else family
     model = rebuild(model, lambda _, t: frozen(t)).eval()
     model.reset_classifier(0)
     config = getattr(model, "pretrained_cfg", None) or {}
@@ -72,20 +76,19 @@ def open_backbone(
     on_meta = any(p.is_meta for p in model.parameters())
     digest = "meta" if on_meta else digest_of(model.state_dict())
     native = native_size(model, tuple(config.get("input_size", (3, 224, 224))[1:]))
-    size = resize(model, image_size, native, as_0_1=as_0_1)
+    size = resize(family, model, image_size, native)
     for parameter in model.parameters():  # resizing may have made new ones
         parameter.requires_grad_(False)
 
-    opener = open_as_0_1 if as_0_1 and type(model) is SwinTransformer else FAMILIES[type(model)]
-    parts = opener(model)
+    parts = family.open(model)
     try:
         input_shapes, output_shapes, num_features = trace_shapes(parts, size)
     except (RuntimeError, AssertionError) as e:
-        raise ValueError(f"this {parts.family} backbone cannot take images of {size[0]} x {size[1]} pixels: {e}") from e
+        raise ValueError(f"this {family} backbone cannot take images of {size[0]} x {size[1]} pixels: {e}") from e
     card = Card(
         name=name_of(source, config),
         architecture=config.get("architecture") or architecture or "",
-        family=parts.family,
+        family=family.name,
         digest=digest,
         image_size=size,
         mean=tuple(mean or config.get("mean") or IMAGENET[0]),
@@ -102,16 +105,14 @@ def open_backbone(
     )
 
 
-def native_size(model: Any, told: tuple[int, int]) -> tuple[int, int]:
+def native_size(model: Any, told: Size) -> Size:
     """The image size (height, width) of a network: what it was built for, or, where any will do, was `told`."""
     embed = getattr(model, "patch_embed", None)
     return told if embed is None or embed.img_size is None else tuple(embed.img_size)
 
 
-def resize(
-    model: Any, image_size: int | tuple[int, int] | None, native: tuple[int, int], *, as_0_1: bool
-) -> tuple[int, int]:
-    """Set the network to an image size (height, width) and return it."""
+def resize(family: Family, model: Any, image_size: int | Size | None, native: Size) -> Size:
+    """Set the network to an image size and return it."""
     embed = getattr(model, "patch_embed", None)
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or native)
     if len(size) != 2 or min(size) < 1:
@@ -123,13 +124,17 @@ def resize(
             below = pixels - pixels % patch
             near = f"{below} and {below + patch}" if below else f"{patch}"
             raise ValueError(f"image size {pixels} is no multiple of the patch size {patch}; nearest: {near}")
-    if size != native and type(model) is SwinTransformer and not as_0_1:
-        embed.set_input_size(img_size=size)  # its blocks follow the maps
-    elif size != native:
-        with warnings.catch_warnings():  # of torch about how timm resamples Swin's bias tables
-            warnings.simplefilter("ignore")
-            model.set_input_size(img_size=size)
+    if size != native:
+        family.resize(model, size)
     return size
+
+
+def family_named(name: str) -> Family:
+    """The family that a card names. Raises ValueError, listing them, if there is none."""
+    families = {family.name: family for family in FAMILIES.values()}
+    if name not in families:
+        raise unknown("family", name, families)
+    return families[name]
 
 
 def name_of(source: str | nn.Module, config: Mapping[str, Any]) -> str:

@@ -3,46 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from sidetune.backbones.layout import Layout
+from sidetune.backbones.family import Family as Family
+from sidetune.backbones.family import Parts as Parts
 from sidetune.backbones.structure import rebuild
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Parts:
-    """The modules of a network in the order images meet them. Blocks, stages and their transitions count from 1."""
-
-    family: str
-    """vit, eva, swin, convnext, resnet or efficientnet."""
-    stem: nn.Module
-    blocks: Mapping[int, nn.Module]
-    transitions: Mapping[int, nn.Module]
-    """By block: what stands between the block before and this one, where a stage begins."""
-    stages: Mapping[int, int]
-    """By block: its stage."""
-    pools: Mapping[str, nn.Module]
-    native_pool: str
-    """The pooling the network was pretrained with."""
-    layout: Layout
-    revised: bool = False
-    """Whether version 0.1 made something else of these weights at this size."""
-
-    def named_parts(self, pool: str | None) -> Iterator[tuple[str, nn.Module]]:
-        """Every module of the network under the name that trained parameters carry, e.g. `blocks.7`; of the poolings
-        the one that is read."""
-        yield "stem", self.stem
-        for i, block in self.blocks.items():
-            if i in self.transitions:
-                yield f"transitions.{i}", self.transitions[i]
-            yield f"blocks.{i}", block
-        if pool is not None:
-            yield "pool", self.pools[pool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +24,7 @@ class Card:
     architecture: str
     """timm's name of the architecture."""
     family: str
+    """The name of its family."""
     digest: str
     """SHA-256 of the weights before any resampling to another image size."""
     image_size: tuple[int, int]

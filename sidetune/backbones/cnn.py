@@ -4,14 +4,14 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from torch import nn
 
-from sidetune.backbones.backbone import Parts
+from sidetune.backbones.family import Family, Parts
 from sidetune.backbones.layout import Layout
 from sidetune.backbones.staged import staged_parts
 
 
 def open_resnet(net: ResNet) -> Parts:
     return staged_parts(
-        "resnet",
+        RESNET,
         stem=nn.Sequential(net.conv1, net.bn1, net.act1, net.maxpool),
         stages=[(None, list(layer)) for layer in (net.layer1, net.layer2, net.layer3, net.layer4)],
         norm=nn.Identity(),
@@ -23,7 +23,7 @@ def open_resnet(net: ResNet) -> Parts:
 
 def open_efficientnet(net: EfficientNet) -> Parts:
     return staged_parts(
-        "efficientnet",
+        EFFICIENTNET,
         stem=nn.Sequential(net.conv_stem, net.bn1),
         stages=[(None, list(stage)) for stage in net.blocks],
         norm=nn.Sequential(net.conv_head, net.bn2),
@@ -31,3 +31,7 @@ def open_efficientnet(net: EfficientNet) -> Parts:
         global_pool=net.global_pool,
         layout=Layout(channels_first=True),
     )
+
+
+RESNET = Family(name="resnet", open=open_resnet, staged=True, keeps_shape=False, batch_norms=True)
+EFFICIENTNET = Family(name="efficientnet", open=open_efficientnet, staged=True, keeps_shape=False, batch_norms=True)

@@ -3,7 +3,7 @@
 from timm.models.convnext import ConvNeXt
 from torch import nn
 
-from sidetune.backbones.backbone import Parts
+from sidetune.backbones.family import Family, Parts
 from sidetune.backbones.layout import Layout
 from sidetune.backbones.staged import staged_parts
 
@@ -13,7 +13,7 @@ def open_convnext(net: ConvNeXt) -> Parts:
     if not isinstance(getattr(net.head, "pre_logits", nn.Identity()), nn.Identity):
         raise ValueError("a ConvNeXt whose head has a hidden layer cannot be opened; pass one without")
     return staged_parts(
-        "convnext",
+        CONVNEXT,
         stem=net.stem,
         stages=[(stage.downsample, list(stage.blocks)) for stage in net.stages],
         norm=net.norm_pre if norm_first else net.head.norm,
@@ -21,3 +21,13 @@ def open_convnext(net: ConvNeXt) -> Parts:
         global_pool=net.head.global_pool,
         layout=Layout(channels_first=True),
     )
+
+
+CONVNEXT = Family(
+    name="convnext",
+    open=open_convnext,
+    staged=True,
+    roles={"mlp_norm": "norm", "mlp": "mlp", "fc1": "mlp.fc1", "fc2": "mlp.fc2"},
+    mlp_branch=("norm", "mlp"),
+)
+"""A block has one branch: in front of the MLP's norm stands its convolution, which the branch reads."""

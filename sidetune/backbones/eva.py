@@ -15,7 +15,7 @@ from timm.layers.pool1d import global_pool_nlc
 from timm.models.eva import Eva, EvaBlock, EvaBlockPostNorm
 from torch import Tensor, nn
 
-from sidetune.backbones.backbone import Parts
+from sidetune.backbones.family import ATTENTION_READERS, MLP_READERS, Family, Parts
 from sidetune.backbones.layout import Layout
 from sidetune.backbones.pools import MeanPool, TokenPool
 from sidetune.backbones.vit import ViTStem
@@ -112,7 +112,7 @@ def open_eva(eva: Eva) -> Parts:
     positions = rotary(eva, grid)
     blocks = {i: with_positions(block, positions[i - 1]) for i, block in enumerate(eva.blocks, start=1)}
     return Parts(
-        family="eva",
+        family=EVA,
         stem=ViTStem(eva),
         blocks=blocks,
         transitions={},
@@ -131,3 +131,28 @@ def rotary(eva: Any, grid: tuple[int, ...]) -> list[Tensor | None]:
     rope = eva.rope.eval()  # DINOv3 moves places about in training
     found = rope.get_embed(shape=grid)
     return list(found) if eva.rope_mixed else [found] * len(eva.blocks)
+
+
+EVA = Family(
+    name="eva",
+    open=open_eva,
+    tokens=True,
+    rotary=True,
+    roles={
+        "attention": "attn",
+        "qkv": "attn.qkv",
+        "q": "attn.q_proj",
+        "k": "attn.k_proj",
+        "v": "attn.v_proj",
+        "projection": "attn.proj",
+        "mlp": "mlp",
+        "fc1": "mlp.fc1",
+        "gate": "mlp.fc1_g",
+        "gated": "mlp.fc1_x",
+        "fc2": "mlp.fc2",
+    },
+    varying=frozenset({*ATTENTION_READERS, *MLP_READERS}),
+    class_token="cls_token",
+    sized=True,
+)
+"""Norms stand in front of branches or behind them, and what scales a branch is no sub-layer, so neither has a role."""

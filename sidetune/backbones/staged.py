@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from sidetune.backbones.backbone import Parts
+from sidetune.backbones.family import Family, Parts
 from sidetune.backbones.layout import Layout
 from sidetune.backbones.pools import MeanPool
 
 
 def staged_parts(
-    family: str,
+    family: Family,
     *,
     stem: nn.Module,
     stages: Sequence[tuple[nn.Module | None, Sequence[nn.Module]]],

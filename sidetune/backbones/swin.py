@@ -7,6 +7,7 @@ whole windows, then rolled, as the authors have it. Where nothing is padded both
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from timm.models.swin_transformer import SwinTransformer, window_partition, wind
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sidetune.backbones.backbone import Parts
+from sidetune.backbones.family import Family, Parts, resize_by_timm
 from sidetune.backbones.layout import Layout
 from sidetune.backbones.staged import staged_parts
 from sidetune.errors import CannotMerge
@@ -136,6 +137,11 @@ def open_as_0_1(swin: SwinTransformer) -> Parts:
     return parts_of(swin, [(stage.downsample, list(stage.blocks)) for stage in swin.layers], revised=False)
 
 
+def resize_keeping_windows(swin: Any, size: Pair) -> None:
+    """Set the patch embedding to an image size; opened blocks follow the maps."""
+    swin.patch_embed.set_input_size(img_size=size)
+
+
 def resize_plain(swin: Any, size: Pair) -> None:
     """Set timm's own network to an image size with its windows as they are.
 
@@ -161,7 +167,7 @@ def windows_of(swin: Any) -> list[Pair]:
 
 def parts_of(swin: SwinTransformer, stages: list[tuple[nn.Module | None, list[nn.Module]]], *, revised: bool) -> Parts:
     return staged_parts(
-        "swin",
+        SWIN,
         stem=swin.patch_embed,
         stages=stages,
         norm=swin.norm,
@@ -170,3 +176,24 @@ def parts_of(swin: SwinTransformer, stages: list[tuple[nn.Module | None, list[nn
         layout=Layout(),
         revised=revised,
     )
+
+
+SWIN = Family(
+    name="swin",
+    open=open_swin,
+    staged=True,
+    roles={
+        "attention_norm": "norm1",
+        "attention": "attn",
+        "qkv": "attn.qkv",
+        "projection": "attn.proj",
+        "mlp_norm": "norm2",
+        "mlp": "mlp",
+        "fc1": "mlp.fc1",
+        "fc2": "mlp.fc2",
+    },
+    mlp_branch=("norm2", "mlp"),
+    sized=True,
+    resize=resize_keeping_windows,
+)
+SWIN = replace(SWIN, as_0_1=replace(SWIN, open=open_as_0_1, resize=resize_by_timm))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.layers import Mlp
+from timm.layers.attention import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from sidetune.backbones.backbone import Parts
+from sidetune.backbones.family import Family, Parts
 from sidetune.backbones.layout import Layout
 from sidetune.backbones.pools import MeanPool, TimmPool, TokenPool
 
@@ -52,7 +56,7 @@ def open_vit(vit: VisionTransformer) -> Parts:
             pools[native] = TimmPool(vit)
     blocks = dict(enumerate(vit.blocks, start=1))
     return Parts(
-        family="vit",
+        family=VIT,
         stem=ViTStem(vit),
         blocks=blocks,
         transitions={},
@@ -61,3 +65,49 @@ def open_vit(vit: VisionTransformer) -> Parts:
         native_pool=native,
         layout=layout,
     )
+
+
+def narrowed(block: Any, number: int, by: int) -> Block:
+    """A new plain pre-norm transformer block of the same build, `by` times narrower, with as many heads."""
+    plain = (
+        isinstance(block, Block)
+        and isinstance(block.attn, Attention)
+        and isinstance(block.attn.q_norm, nn.Identity)
+        and isinstance(block.mlp, Mlp)
+    )
+    if not plain:
+        raise ValueError(f"block {number} is a {type(block).__name__} of an unusual build, which cannot be pruned")
+    for what, size in {"head width": block.attn.head_dim, "hidden width": block.mlp.fc1.out_features}.items():
+        if size % by:
+            raise ValueError(f"reduction {by} does not divide the {what} of block {number}, {size}")
+    width, hidden = block.attn.proj.out_features // by, block.mlp.fc1.out_features // by
+    has_bias = block.attn.qkv.bias is not None
+    small = Block(width, block.attn.num_heads, mlp_ratio=hidden / width, qkv_bias=has_bias)
+    for own, big in ((small.norm1, block.norm1), (small.norm2, block.norm2)):
+        own.eps = big.eps
+    return small
+
+
+VIT = Family(
+    name="vit",
+    open=open_vit,
+    tokens=True,
+    prompts=True,
+    roles={
+        "attention_norm": "norm1",
+        "attention": "attn",
+        "qkv": "attn.qkv",
+        "projection": "attn.proj",
+        "attention_scale": "ls1",
+        "mlp_norm": "norm2",
+        "mlp": "mlp",
+        "fc1": "mlp.fc1",
+        "fc2": "mlp.fc2",
+        "mlp_scale": "ls2",
+    },
+    mlp_branch=("norm2", "mlp", "ls2"),
+    class_token="cls_token",
+    narrowed=narrowed,
+    sized=True,
+    timm_pools={"mean": "avg"},
+)

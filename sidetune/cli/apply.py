@@ -168,7 +168,9 @@ def merge_command(
     force: Force = False,
 ) -> None:
     """Fold the trained part into the backbone: weights that timm loads by itself (not for dtl and vpt)."""
+    from sidetune.backbones import family_named
     from sidetune.backbones.swin import windows_of
+    from sidetune.merging import pooling_of
     from sidetune.outputs import write_merged
 
     if out.suffix not in MERGED:
@@ -177,8 +179,9 @@ def merge_command(
     merged = loaded.merge()
     state = {name: t.contiguous() for name, t in merged.state_dict().items()}
     write_merged(state, out)
-    pooling = ", global_pool='avg'" if loaded.card.family == "vit" and loaded.suffix.pool_name == "mean" else ""
-    size = f", img_size={loaded.card.image_size}" if loaded.card.family in ("vit", "swin") else ""
+    pool = pooling_of(loaded)
+    pooling = f", global_pool={pool!r}" if pool else ""
+    size = f", img_size={loaded.card.image_size}" if family_named(loaded.card.family).sized else ""
     if loaded.card.revised:
         size += f", window_size={windows_of(merged)[0]}"
     print(f"wrote {out}; load it with")

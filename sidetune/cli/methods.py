@@ -18,17 +18,17 @@ def methods_command(as_json: JSON = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sidetune.methods.matrix import FAMILY_NAMES, matrix, summary_of
+    from sidetune.methods.matrix import family_names, matrix, summary_of
 
-    table = matrix()
+    table, names = matrix(), family_names()
     if as_json:
         print(json.dumps(table))
         return
-    shown = Table("method", "what is trained", *FAMILY_NAMES)
+    shown = Table("method", "what is trained", *names)
     reasons: dict[str, str] = {}
     for name, by_family in table.items():
         marks = []
-        for family in FAMILY_NAMES:
+        for family in names:
             reason = by_family[family]
             marks.append("yes" if reason is None else "-")
             if reason:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.errors import MethodRefused, unknown
+from sidetune.errors import unknown
 from sidetune.methods.adapter import Adapter, ZeroAdapter
 from sidetune.methods.adaptformer import AdaptFormer
 from sidetune.methods.arc import ARC
@@ -19,7 +19,7 @@ from sidetune.methods.linear import Linear
 from sidetune.methods.lora import LoRA
 from sidetune.methods.lorand import LoRand
 from sidetune.methods.lst import LST
-from sidetune.methods.method import Adaptation, Method, SideNetwork
+from sidetune.methods.method import Adaptation, Method, SideNetwork, check_suits
 from sidetune.methods.mist import MIST
 from sidetune.methods.noah import NOAH
 from sidetune.methods.rlrr import RLRR
@@ -84,6 +84,5 @@ def adaptation(method: Method, backbone: Backbone) -> Adaptation:
 
     Raises MethodRefused, with the reason, where that makes no sense, ValueError where it does not fit.
     """
-    if reason := method.refuses(backbone.family):
-        raise MethodRefused(f"{type(method).__name__} does not work on a {backbone.family} backbone: {reason}")
+    check_suits(method, backbone)
     return check_fits(method.adapt(backbone), method, backbone)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.family import Family
 from sidetune.errors import CannotMerge
 from sidetune.methods.layers import check_width
 from sidetune.methods.method import Adaptation, Method, check_positive
@@ -56,7 +57,7 @@ class Behind(nn.Module):
 
 def takes_maps(mlp: nn.Module) -> bool:
     """Whether an MLP is made of 1 x 1 convolutions and works on (batch, channel, row, column)."""
-    return isinstance(getattr(mlp, "fc1", None), nn.Conv2d)
+    return any(isinstance(layer, nn.Conv2d) for layer in mlp.modules())
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -77,8 +78,8 @@ class Adapter(Method):
     def __post_init__(self) -> None:
         check_positive(self, "hidden")
 
-    def refuses(self, family: str) -> str | None:
-        return None if family in ("vit", "eva", "swin", "convnext") else NEEDS_MLP
+    def refuses(self, family: Family) -> str | None:
+        return None if family.has("mlp") else NEEDS_MLP
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         def make(mlp: nn.Module, width: int) -> Behind:
@@ -89,7 +90,8 @@ class Adapter(Method):
                 nn.init.normal_(layer.bias, std=1e-6)
             return Behind(mlp, adapter)
 
-        wraps = {i: {"mlp": partial(make, width=backbone.width(i))} for i in backbone.blocks}
+        mlp = backbone.path("mlp")
+        wraps = {i: {mlp: partial(make, width=backbone.width(i))} for i in backbone.blocks}
         return Adaptation(wraps=wraps, num_units=backbone.num_blocks)
 
 
@@ -106,8 +108,8 @@ class ZeroAdapter(Method):
     def __post_init__(self) -> None:
         check_positive(self, "reduction")
 
-    def refuses(self, family: str) -> str | None:
-        return None if family in ("vit", "eva", "swin", "convnext") else NEEDS_MLP
+    def refuses(self, family: Family) -> str | None:
+        return None if family.has("mlp") else NEEDS_MLP
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         def make(mlp: nn.Module, width: int) -> Behind:
@@ -117,5 +119,6 @@ class ZeroAdapter(Method):
                 nn.init.zeros_(parameter)
             return Behind(mlp, adapter)
 
-        wraps = {i: {"mlp": partial(make, width=backbone.width(i))} for i in backbone.blocks}
+        mlp = backbone.path("mlp")
+        wraps = {i: {mlp: partial(make, width=backbone.width(i))} for i in backbone.blocks}
         return Adaptation(wraps=wraps, num_units=backbone.num_blocks)

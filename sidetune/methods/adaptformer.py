@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.family import Family
 from sidetune.errors import CannotMerge
 from sidetune.methods.adapter import NEEDS_MLP, Bottleneck, takes_maps
 from sidetune.methods.layers import check_width
 from sidetune.methods.method import Adaptation, Method, check_positive
-
-BRANCH = {"vit": ("norm2", "mlp", "ls2"), "swin": ("norm2", "mlp"), "convnext": ("norm", "mlp")}
-"""The sub-layers of the MLP's branch, by family. ConvNeXt has one branch: there x' is what its convolution gives."""
 
 
 class Beside(nn.Module):
@@ -53,10 +51,12 @@ class AdaptFormer(Method):
     def __post_init__(self) -> None:
         check_positive(self, "hidden")
 
-    def refuses(self, family: str) -> str | None:
-        if family == "eva":
+    def refuses(self, family: Family) -> str | None:
+        if family.mlp_branch:
+            return None
+        if family.has("mlp"):
             return "its blocks scale the MLP's branch themselves, so that nothing can stand beside it"
-        return None if family in BRANCH else NEEDS_MLP
+        return NEEDS_MLP
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         def make(branch: nn.Sequential, width: int) -> Beside:
@@ -65,12 +65,13 @@ class AdaptFormer(Method):
             nn.init.kaiming_uniform_(adapter.down.weight, a=math.sqrt(5))
             for parameter in (adapter.down.bias, adapter.up.weight, adapter.up.bias):
                 nn.init.zeros_(parameter)
-            return Beside(branch, adapter, self.scale, takes_maps(branch[1]))
+            return Beside(branch, adapter, self.scale, takes_maps(branch))
 
-        names = BRANCH[backbone.family]
+        names = backbone.family.mlp_branch
+        mlp = backbone.path("mlp")
         for i, block in backbone.blocks.items():
             children = [name for name, _ in block.named_children()]
-            if not set(names) <= set(children) or children.index(names[0]) > children.index("mlp"):
+            if not set(names) <= set(children) or children.index(names[0]) > children.index(mlp):
                 raise ValueError(f"block {i} is a {type(block).__name__}; AdaptFormer needs a norm in front of an MLP")
         wraps = {i: {names: partial(make, width=backbone.width(i))} for i in backbone.blocks}
         return Adaptation(wraps=wraps, num_units=backbone.num_blocks)

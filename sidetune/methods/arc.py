@@ -16,12 +16,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.methods.layers import Linear, check_width, from_last, linear_layer, matrix, present, to_last, with_bias
+from sidetune.backbones.family import ATTENTION_READERS, MLP_READERS, Family
+from sidetune.methods.layers import (
+    CONVOLUTIONS,
+    Linear,
+    check_width,
+    from_last,
+    linear_layer,
+    matrix,
+    to_last,
+    with_bias,
+)
 from sidetune.methods.method import Adaptation, Make, Method, check_positive
 
-EVA = ("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj", "mlp.fc1", "mlp.fc1_g", "mlp.fc1_x")
-READERS = {"vit": ("attn.qkv", "mlp.fc1"), "swin": ("attn.qkv", "mlp.fc1"), "convnext": ("mlp.fc1",), "eva": EVA}
-"""The layers that read what a block's norms give, by family."""
+READERS = (*ATTENTION_READERS, *MLP_READERS)
+"""The layers that read what a block's norms give."""
 
 
 class Projection(nn.Module):
@@ -74,24 +83,21 @@ class ARC(Method):
     def __post_init__(self) -> None:
         check_positive(self, "rank")
 
-    def refuses(self, family: str) -> str | None:
-        return (
-            None
-            if family in READERS
-            else "its blocks are convolutions; ARC stands between LayerNorms and linear layers"
-        )
+    def refuses(self, family: Family) -> str | None:
+        return None if family.has(*READERS) else f"{CONVOLUTIONS}; ARC stands between LayerNorms and linear layers"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         wraps: dict[int, dict[str, Make]] = {i: {} for i in backbone.blocks}
         projections: dict[tuple[int, str], Projection] = {}
+        places = backbone.paths(*READERS)
         for i, block in backbone.blocks.items():
             check_width("rank", self.rank, backbone.width(i))
-            for name in present(backbone, READERS[backbone.family]):
+            for role, name in places.items():
                 layer = linear_layer(block, name, i)
                 shared_by = backbone.stages[i], name
                 if shared_by not in projections:
                     projections[shared_by] = Projection(matrix(layer).shape[1], self.rank)
                 wraps[i][name] = partial(
-                    Recomposed, projection=projections[shared_by], dropout=self.dropout, zero=name == "attn.qkv"
+                    Recomposed, projection=projections[shared_by], dropout=self.dropout, zero=role == "qkv"
                 )
         return Adaptation(wraps=wraps, num_units=sum(map(len, wraps.values())))

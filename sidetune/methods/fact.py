@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.family import LINEAR, Family
 from sidetune.methods.layers import (
-    LINEAR,
+    CONVOLUTIONS,
     Linear,
     check_width,
     from_last,
     linear_layer,
-    linear_names,
     matrix,
     to_last,
     with_added,
@@ -103,17 +103,18 @@ class FacT(Method):
         if self.form not in get_args(Form):
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {self.form!r}")
 
-    def refuses(self, family: str) -> str | None:
-        return None if family in LINEAR else "its blocks are convolutions; FacT updates linear layers"
+    def refuses(self, family: Family) -> str | None:
+        return None if family.has(*LINEAR) else f"{CONVOLUTIONS}; FacT updates linear layers"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         wraps: dict[int, dict[str, Make]] = {i: {} for i in backbone.blocks}
+        names = tuple(backbone.paths(*LINEAR).values())
         num_units = 0
         for stage in sorted(set(backbone.stages.values())):
             members = [i for i in backbone.blocks if backbone.stages[i] == stage]
             width = backbone.width(members[0])
             check_width("rank", self.rank, width)
-            sizes = {(i, name): self.size(backbone, i, name) for i in members for name in linear_names(backbone)}
+            sizes = {(i, name): self.size(backbone, i, name) for i in members for name in names}
             factors = Factors(width, self.rank, self.form, sum(sizes.values()))
             start = 0
             for (i, name), size in sizes.items():

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.family import Family
 from sidetune.methods.method import Adaptation, Method, SideNetwork, check_positive
 from sidetune.methods.mist import LowRankAttention
 from sidetune.seam.features import widened
@@ -84,8 +85,10 @@ class LAST(Method):
     def __post_init__(self) -> None:
         check_positive(self, "rank", "gap", "layers", "window")
 
-    def refuses(self, family: str) -> str | None:
-        return None if family in ("vit", "eva") else "its taps change shape from stage to stage and cannot be added up"
+    def refuses(self, family: Family) -> str | None:
+        if family.staged:
+            return "its taps change shape from stage to stage and cannot be added up"
+        return None if family.tokens else "its features are maps, and LAST attends over rows of tokens"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         if self.gap > backbone.num_blocks:

@@ -12,35 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sidetune.backbones.backbone import Backbone
-
-LINEAR = {
-    "vit": ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"),
-    "swin": ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"),
-    "convnext": ("mlp.fc1", "mlp.fc2"),
-    "eva": (
-        *("attn.qkv", "attn.q_proj", "attn.k_proj", "attn.v_proj", "attn.proj"),
-        *("mlp.fc1", "mlp.fc1_g", "mlp.fc1_x", "mlp.fc2"),
-    ),
-}
-"""The linear layers of a block, by family; ConvNeXt has no attention, and of Eva's a network has some."""
-
-
-NO_PROMPTS = {"eva": "prompts are extra tokens, which its rotary positions would take for patches"}
-"""Why a family of transformers takes none."""
-
-
-def present(backbone: Backbone, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the sub-layers that the backbone's blocks have."""
-    if backbone.family != "eva":
-        return names
-    held = dict(backbone.blocks[1].named_modules())
-    return tuple(name for name in names if name in held)
-
-
-def linear_names(backbone: Backbone) -> tuple[str, ...]:
-    """The linear layers of the backbone's blocks."""
-    return present(backbone, LINEAR[backbone.family])
+CONVOLUTIONS = "its blocks are convolutions"
+"""Why nothing is done to linear layers where a family has none."""
 
 
 Linear = nn.Linear | nn.Conv2d

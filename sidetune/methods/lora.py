@@ -12,16 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.methods.layers import present
+from sidetune.backbones.family import Family, Role
+from sidetune.methods.layers import CONVOLUTIONS
 from sidetune.methods.method import Adaptation, Make, Method, check_positive
 
-TARGETS = {
-    "vit": ("attn.qkv",),
-    "swin": ("attn.qkv",),
-    "convnext": ("mlp.fc1", "mlp.fc2"),
-    "eva": ("attn.qkv", "attn.q_proj", "attn.v_proj"),
-}
-"""Linear layers that are wrapped, by family. ConvNeXt has no attention; at rank 4 this is the journal's 0.72 M."""
+IN_ATTENTION: tuple[Role, ...] = ("qkv", "q", "v")
+WITHOUT_ATTENTION: tuple[Role, ...] = ("fc1", "fc2")
+"""Linear layers that are wrapped. ConvNeXt has no attention; at rank 4 this is the journal's 0.72 M."""
 
 
 class LowRank(nn.Module):
@@ -86,21 +83,23 @@ class LoRA(Method):
     def __post_init__(self) -> None:
         check_positive(self, "rank")
 
-    def refuses(self, family: str) -> str | None:
-        return None if family in TARGETS else "its blocks are convolutions; LoRA updates linear layers"
+    def refuses(self, family: Family) -> str | None:
+        known = family.has(*IN_ATTENTION, *WITHOUT_ATTENTION)
+        return None if known else f"{CONVOLUTIONS}; LoRA updates linear layers"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         wraps: dict[int, dict[str, Make]] = {}
         num_units = 0
+        places = backbone.paths(*IN_ATTENTION) or backbone.paths(*WITHOUT_ATTENTION)
         for i, block in backbone.blocks.items():
             wraps[i] = {}
-            for name in present(backbone, TARGETS[backbone.family]):
+            for role, name in places.items():
                 layer = block.get_submodule(name)
                 if not isinstance(layer, (nn.Linear, nn.Conv2d)):
                     raise ValueError(f"{name} of block {i} is a {type(layer).__name__}; LoRA updates linear layers")
                 if self.rank > (width := min(layer.weight.shape[:2])):
                     raise ValueError(f"rank {self.rank} is above the width of {name} in block {i}, {width}")
-                apart = name == "attn.qkv" and not self.fused
+                apart = role == "qkv" and not self.fused
                 num_parts, slices = (3, (0, 2)) if apart else (1, (0,))
                 wraps[i][name] = partial(
                     LowRank,

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.family import Family, Role
 from sidetune.methods.method import Adaptation, Method, check_positive
 
-PLACES = ("attn.proj", "mlp.fc2")
+PLACES: tuple[Role, ...] = ("projection", "fc2")
 """The last layers of the attention and of the MLP; an adapter is put behind each."""
 
 
@@ -70,17 +71,18 @@ class LoRand(Method):
     def __post_init__(self) -> None:
         check_positive(self, "rank", "branches")
 
-    def refuses(self, family: str) -> str | None:
-        return None if family in ("vit", "eva", "swin") else "an adapter stands after the attention, and it has none"
+    def refuses(self, family: Family) -> str | None:
+        return None if family.has("projection") else "an adapter stands after the attention, and it has none"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         wraps: dict[int, dict[str, Callable[[nn.Module], nn.Module]]] = {}
+        names = tuple(map(backbone.path, PLACES))
         for i, block in backbone.blocks.items():
-            for name in PLACES:
+            for name in names:
                 layer = block.get_submodule(name)
                 if not isinstance(layer, nn.Linear):
                     raise ValueError(f"{name} of block {i} is a {type(layer).__name__}; LoRand follows linear layers")
             if self.rank > (narrow := backbone.output_width(i) // 2):
                 raise ValueError(f"rank {self.rank} is above half the width of block {i}, {narrow}")
-            wraps[i] = dict.fromkeys(PLACES, partial(LoRandAdapter, rank=self.rank, branches=self.branches))
-        return Adaptation(wraps=wraps, num_units=len(PLACES) * len(wraps))
+            wraps[i] = dict.fromkeys(names, partial(LoRandAdapter, rank=self.rank, branches=self.branches))
+        return Adaptation(wraps=wraps, num_units=len(names) * len(wraps))

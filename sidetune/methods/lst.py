@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.family import Family
 from sidetune.backbones.held import by_autocast
 from sidetune.methods.method import Adaptation, Method, SideNetwork, check_positive
-from sidetune.methods.pruning import Importance, check_plain, fisher, magnitude, prune, small_block
+from sidetune.methods.pruning import NEEDED, Importance, fisher, magnitude, prune
 from sidetune.seam.joined import Joined
 
 
@@ -31,7 +32,10 @@ class Ladder(SideNetwork):
         super().__init__()
         width, n = backbone.width(1), backbone.num_blocks
         self.reads, self.writes, self.temperature = tuple(range(1, n + 1)), (n,), temperature
-        self.blocks = nn.ModuleDict({str(i): small_block(block, reduction) for i, block in backbone.blocks.items()})
+        narrowed = backbone.family.narrowed
+        assert narrowed is not None
+        self.blocks = nn.ModuleDict({str(i): narrowed(block, i, reduction) for i, block in backbone.blocks.items()})
+        self.paths = backbone.paths(*NEEDED)
         self.down = nn.ModuleList([nn.Linear(width, width // reduction) for _ in range(n + 1)])
         self.alpha = nn.ParameterDict({str(i): torch.zeros(1) for i in backbone.blocks})
         self.norm = nn.LayerNorm(width // reduction, eps=1e-6)
@@ -72,21 +76,24 @@ class LST(Method):
         if self.start not in ("fisher", "magnitude"):
             raise ValueError(f"start must be fisher or magnitude, got {self.start!r}")
 
-    def refuses(self, family: str) -> str | None:
-        if family == "eva":
+    def refuses(self, family: Family) -> str | None:
+        if family.rotary:
             return "its blocks' rotary positions would have to be pruned with them"
-        return None if family == "vit" else "the ladder has one width, and its stages differ in theirs"
+        if family.staged:
+            return "the ladder has one width, and its stages differ in theirs"
+        return (
+            None if family.narrowed and all(map(family.has, NEEDED)) else "there is no way to build its blocks narrower"
+        )
 
     def adapt(self, backbone: Backbone) -> Adaptation:
-        for i, block in backbone.blocks.items():
-            check_plain(block, i, self.reduction)
         side = Ladder(backbone, self.reduction, self.temperature)
         if not any(p.is_meta for p in backbone.blocks[1].parameters()):
-            self.prune(backbone.blocks, side, magnitude(backbone.blocks))
+            self.prune(backbone.blocks, side, magnitude(backbone.blocks, side.paths))
         return Adaptation(side=side)
 
     def prune(self, blocks: Mapping[int, nn.Module], side: Ladder, importance: Importance) -> None:
-        prune(blocks, {int(i): block for i, block in side.blocks.items()}, importance, self.reduction)
+        narrow = {int(i): block for i, block in side.blocks.items()}
+        prune(blocks, narrow, side.paths, importance, self.reduction)
 
     @property
     def num_shown(self) -> int:
@@ -107,4 +114,4 @@ class LST(Method):
             return model.loss(model.head(pool(z)), label)
 
         with by_autocast(device, model.dtype):
-            self.prune(blocks, side, fisher(blocks, stems(), loss))
+            self.prune(blocks, side, fisher(blocks, side.paths, stems(), loss))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from sidetune.backbones import FAMILIES
 from sidetune.methods import METHODS
-
-FAMILY_NAMES = ("vit", "eva", "swin", "convnext", "resnet", "efficientnet")
 
 SUMMARIES = {
     "linear": "the head alone",
@@ -38,9 +37,14 @@ SUMMARIES = {
 }
 
 
+def family_names() -> tuple[str, ...]:
+    return tuple(dict.fromkeys(family.name for family in FAMILIES.values()))
+
+
 def matrix() -> dict[str, dict[str, str | None]]:
     """By method and family: None where it works, else the reason why it is refused."""
-    return {name: {family: method.refuses(family) for family in FAMILY_NAMES} for name, method in METHODS.items()}
+    families = FAMILIES.values()
+    return {name: {family.name: method.refuses(family) for family in families} for name, method in METHODS.items()}
 
 
 def summary_of(name: str) -> str:
@@ -49,11 +53,12 @@ def summary_of(name: str) -> str:
 
 def markdown() -> str:
     """The table in docs/methods.md."""
+    names = family_names()
     lines = [
-        "| method | what is trained | " + " | ".join(FAMILY_NAMES) + " |",
-        "|---|---|" + "---|" * len(FAMILY_NAMES),
+        "| method | what is trained | " + " | ".join(names) + " |",
+        "|---|---|" + "---|" * len(names),
     ]
     for name, by_family in matrix().items():
-        marks = ["yes" if by_family[family] is None else "no" for family in FAMILY_NAMES]
+        marks = ["yes" if by_family[family] is None else "no" for family in names]
         lines.append(f"| `{name}` | {summary_of(name)} | {' | '.join(marks)} |")
     return "\n".join(lines) + "\n"

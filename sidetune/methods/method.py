@@ -15,6 +15,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.family import Family
+from sidetune.errors import MethodRefused
 from sidetune.heads.linear import HeadStart
 from sidetune.seam.adaptation import (
     Adaptation as Adaptation,
@@ -77,8 +79,9 @@ class Method(ABC):
         """
         return self
 
-    def refuses(self, family: str) -> str | None:
-        """Why the method makes no sense on a family of backbones; None where it does."""
+    def refuses(self, family: Family) -> str | None:
+        """Why the method makes no sense on a family of backbones, by what the family can do and has; None where it
+        does."""
         return None
 
     @property
@@ -89,6 +92,12 @@ class Method(ABC):
     def begin(self, model: Joined, examples: Sequence[tuple[Tensor, int]]) -> None:
         """Look at `num_shown` images (3, height, width) and their labels and set the start of what is trained."""
         raise NotImplementedError(f"{type(self).__name__} wants {self.num_shown} images and does not say what for")
+
+
+def check_suits(method: Method, backbone: Backbone) -> None:
+    """Raise MethodRefused, with the reason, where the method makes no sense."""
+    if reason := method.refuses(backbone.family):
+        raise MethodRefused(f"{type(method).__name__} does not work on a {backbone.family} backbone: {reason}")
 
 
 def check_positive(method: Method, *names: str) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.family import Family
 from sidetune.backbones.layout import Layout
 from sidetune.methods.method import Adaptation, Method, SideNetwork, check_positive
 from sidetune.seam.readout import Normed, Readout
@@ -134,10 +135,8 @@ class MIST(Method):
         if not self.gather and self.k is not None:
             raise ValueError("k says how many taps are summed; gather=False sums none")
 
-    def refuses(self, family: str) -> str | None:
-        if family in ("resnet", "efficientnet"):
-            return "its blocks change shape, so that their outputs cannot be summed"
-        return None
+    def refuses(self, family: Family) -> str | None:
+        return None if family.keeps_shape else "its blocks change shape, so that their outputs cannot be summed"
 
     def worth_trying(self, backbone: Backbone) -> Mapping[str, Sequence[int]]:
         """k from N down to a quarter of it."""

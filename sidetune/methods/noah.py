@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.family import Family
 from sidetune.methods.adapter import quick_gelu
-from sidetune.methods.layers import NO_PROMPTS
 from sidetune.methods.method import Adaptation, Method, SideNetwork, State
+from sidetune.methods.vpt import why_no_prompts
 from sidetune.seam.joined import Joined
 
 KINDS = ("prompts", "lora", "adapter")
@@ -186,10 +187,10 @@ class NOAH(Method):
         if self.supernet and any(getattr(self, kind) is not None for kind in KINDS):
             raise ValueError("a supernet has all sizes; leave out prompts, lora and adapter")
 
-    def refuses(self, family: str) -> str | None:
-        return (
-            None if family == "vit" else NO_PROMPTS.get(family, "prompts are extra tokens, and its features are maps")
-        )
+    def refuses(self, family: Family) -> str | None:
+        if family.prompts and not (family.has("qkv") and family.has("fc2")):
+            return "its blocks have no fused qkv for LoRA, or no last layer of an MLP for adapters"
+        return why_no_prompts(family)
 
     def space(self, backbone: Backbone) -> Space:
         """The sub-networks that a search chooses from. Raises ValueError for a depth above the backbone's."""
@@ -222,11 +223,12 @@ class NOAH(Method):
     def adapt(self, backbone: Backbone) -> Adaptation:
         subnet, width = self.subnet(backbone), backbone.width(1)
         active = Active(subnet, self.space(backbone) if self.supernet else None)
+        fused_qkv, end_of_mlp = backbone.path("qkv"), backbone.path("fc2")
         wraps: dict[int, dict[str, Callable[[nn.Module], nn.Module]]] = {i: {} for i in backbone.blocks}
         for i, block in backbone.blocks.items():
             places: dict[str, tuple[Callable[..., nn.Module], int]] = {
-                "attn.qkv": (ElasticLoRA, subnet.lora[i - 1]),
-                "mlp.fc2": (ElasticAdapter, subnet.adapter[i - 1]),
+                fused_qkv: (ElasticLoRA, subnet.lora[i - 1]),
+                end_of_mlp: (ElasticAdapter, subnet.adapter[i - 1]),
             }
             for name, (elastic, size) in places.items():
                 layer = block.get_submodule(name)
@@ -247,8 +249,9 @@ class NOAH(Method):
         """What a sub-network trains, the head not counted."""
         width = backbone.width(1)
         num = width * sum(subnet.prompts)
+        fused_qkv, end_of_mlp = backbone.path("qkv"), backbone.path("fc2")
         for i, block in backbone.blocks.items():
-            qkv, fc2 = block.get_submodule("attn.qkv"), block.get_submodule("mlp.fc2")
+            qkv, fc2 = block.get_submodule(fused_qkv), block.get_submodule(end_of_mlp)
             assert isinstance(qkv, nn.Linear) and isinstance(fc2, nn.Linear)
             num += subnet.lora[i - 1] * (qkv.in_features + qkv.out_features)
             if size := subnet.adapter[i - 1]:

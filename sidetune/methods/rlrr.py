@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.methods.layers import LINEAR, Linear, linear_layer, linear_names, matrix, remade_linear, with_bias
+from sidetune.backbones.family import LINEAR, Family
+from sidetune.methods.layers import CONVOLUTIONS, Linear, linear_layer, matrix, remade_linear, with_bias
 from sidetune.methods.method import Adaptation, Method
 from sidetune.methods.ssf import ScaleShift, layers_of
 
@@ -56,21 +57,23 @@ class Rescaled(nn.Module):
 class RLRR(Method):
     """l and r start Kaiming-uniform, shifts of linear layers at zero, the rest as in SSF: not the identity.
 
-    288,768 parameters on ViT-B/16, where q, k and v are matrices of their own; in Swin the authors keep them in one.
+    288,768 parameters on ViT-B/16, where q, k and v are matrices of their own; in staged networks (Swin) the authors
+    keep them in one.
     """
 
     starts_as_identity: ClassVar[bool] = False
 
-    def refuses(self, family: str) -> str | None:
-        return None if family in LINEAR else "its blocks are convolutions; RLRR rescales linear layers"
+    def refuses(self, family: Family) -> str | None:
+        return None if family.has(*LINEAR) else f"{CONVOLUTIONS}; RLRR rescales linear layers"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         wraps: dict[Any, dict[str, Any]] = {}
+        places = backbone.paths(*LINEAR)
         for i, block in backbone.blocks.items():
             wraps[i] = dict.fromkeys(layers_of(block, nn.LayerNorm), ScaleShift)
-            for name in linear_names(backbone):
+            for role, name in places.items():
                 linear_layer(block, name, i)
-                apart = name == "attn.qkv" and backbone.family in ("vit", "eva")
+                apart = role == "qkv" and not backbone.family.staged
                 wraps[i][name] = partial(Rescaled, num_slices=3 if apart else 1)
         wraps["stem"] = dict.fromkeys(layers_of(backbone.stem, nn.Linear, nn.Conv2d, nn.LayerNorm), ScaleShift)
         pool = backbone.pools[backbone.pool_named(self.pool)]

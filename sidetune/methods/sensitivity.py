@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.family import LINEAR
 from sidetune.backbones.prefix import Prefix
 from sidetune.heads.linear import LinearHead
-from sidetune.methods.layers import linear_names
 from sidetune.seam.adaptation import Adaptation
 from sidetune.seam.readout import native
 from sidetune.seam.suffix import IMAGES, Suffix
@@ -61,12 +61,13 @@ def tunable(backbone: Backbone, pool: str) -> dict[str, int]:
     Weights and biases of the blocks' linear layers, and of their norms and the final one.
     """
     found: dict[str, int] = {}
+    roles = {path: role for role, path in backbone.paths(*LINEAR).items()}
     for part, module in backbone.named_parts(backbone.pool_named(pool)):
         for name, layer in module.named_modules():
             is_norm = isinstance(layer, nn.LayerNorm) and (part == "pool" or part.startswith("blocks."))
-            is_linear = part.startswith("blocks.") and name in linear_names(backbone)
+            is_linear = part.startswith("blocks.") and name in roles
             if is_norm or is_linear:
-                num_matrices = 0 if is_norm else 3 if name == "attn.qkv" else 1
+                num_matrices = 0 if is_norm else 3 if roles[name] == "qkv" else 1
                 sizes = {"weight": num_matrices, "bias": 0}
                 own = dict(layer.named_parameters(recurse=False))
                 found |= {f"{part}.{name}.{p}": n for p, n in sizes.items() if p in own}

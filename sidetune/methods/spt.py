@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.family import LINEAR, Family
 from sidetune.methods.layers import (
-    LINEAR,
+    CONVOLUTIONS,
     Linear,
     affine,
     channels_first,
@@ -31,7 +32,7 @@ from sidetune.methods.layers import (
     with_bias,
 )
 from sidetune.methods.lora import spread
-from sidetune.methods.method import Adaptation, Make, Method, check_positive
+from sidetune.methods.method import Adaptation, Make, Method, check_positive, check_suits
 from sidetune.methods.sensitivity import Selection, select, sensitivity, tunable, unpack
 from sidetune.seam.features import widened
 
@@ -164,15 +165,16 @@ class SPT(Method):
     def __post_init__(self) -> None:
         check_positive(self, "budget", "rank", "alpha", "beta", "num_batches")
 
-    def refuses(self, family: str) -> str | None:
-        return None if family in LINEAR else "its blocks are convolutions; SPT-LoRA tunes linear layers and LayerNorms"
+    def refuses(self, family: Family) -> str | None:
+        return None if family.has(*LINEAR) else f"{CONVOLUTIONS}; SPT-LoRA tunes linear layers and LayerNorms"
 
     def prepare(self, backbone: Backbone, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> SPT:
+        check_suits(self, backbone)
         if self.selection is not None:
             return self
         sums = sensitivity(backbone, batches, num_classes, pool=self.pool, num_batches=self.num_batches)
         matrices = tunable(backbone, self.pool)
-        token = dict(backbone.stem.named_parameters()).get("cls_token")
+        token = dict(backbone.stem.named_parameters()).get(backbone.family.class_token or "")
         budget = max(self.budget - (0 if token is None else token.numel()), 1)
         found = select(sums, matrices, budget=budget, rank=self.rank, alpha=self.alpha, beta=self.beta)
         return replace(self, selection=found)
@@ -197,14 +199,15 @@ class SPT(Method):
             layer, parameter = split(name)
             singles.setdefault(layer, {})[parameter] = at
         wraps: dict[int | str, dict[str, Make]] = {}
+        fused = backbone.paths("qkv").values()
         for part, name in dict.fromkeys([*slices, *singles]):
             wraps.setdefault(part, {})[name] = partial(
                 self.tune,
                 slices=tuple(slices.get((part, name), ())),
-                num_slices=3 if name == "attn.qkv" else 1,
+                num_slices=3 if name in fused else 1,
                 singles=singles.get((part, name), {}),
             )
-        trained = {*self.selection.whole, "stem.cls_token"}
+        trained = {*self.selection.whole, f"stem.{backbone.family.class_token}"}
         return Adaptation(wraps=wraps, trains=trained.__contains__, num_units=len(lowrank))
 
     def tune(

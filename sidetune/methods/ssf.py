@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
+from sidetune.backbones.family import Family
 from sidetune.methods.layers import channels_first, from_last, to_last, with_bias
 from sidetune.methods.method import Adaptation, Method
-
-FAMILIES = ("vit", "eva", "swin", "convnext")
 
 
 class ScaleShift(nn.Module):
@@ -67,8 +66,8 @@ class SSF(Method):
 
     starts_as_identity: ClassVar[bool] = False
 
-    def refuses(self, family: str) -> str | None:
-        return None if family in FAMILIES else "its norms are BatchNorms; SSF scales linear layers and LayerNorms"
+    def refuses(self, family: Family) -> str | None:
+        return "its norms are BatchNorms; SSF scales linear layers and LayerNorms" if family.batch_norms else None
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         every = (nn.Linear, nn.Conv2d, nn.LayerNorm)

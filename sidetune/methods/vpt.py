@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.methods.layers import NO_PROMPTS
+from sidetune.backbones.family import Family
 from sidetune.methods.method import Adaptation, Method, SideNetwork, State, check_positive
 
 
@@ -33,6 +33,17 @@ class Prompts(SideNetwork):
         return torch.cat([before, prompts.to(z), after], dim=1)
 
 
+def why_no_prompts(family: Family) -> str | None:
+    """Why nothing can be put among a family's patches; None where it can."""
+    if family.prompts:
+        return None
+    if not family.tokens:
+        return "prompts are extra tokens, and its features are maps"
+    if family.rotary:
+        return "prompts are extra tokens, which its rotary positions would take for patches"
+    return "prompts are extra tokens, and its blocks take none but their own"
+
+
 @dataclass(frozen=True, kw_only=True)
 class VPT(Method):
     """Prompts take part in attention from the start, so the backbone's features change as soon as they are there."""
@@ -46,10 +57,8 @@ class VPT(Method):
     def __post_init__(self) -> None:
         check_positive(self, "num_tokens")
 
-    def refuses(self, family: str) -> str | None:
-        return (
-            None if family == "vit" else NO_PROMPTS.get(family, "prompts are extra tokens, and its features are maps")
-        )
+    def refuses(self, family: Family) -> str | None:
+        return why_no_prompts(family)
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         width, num_layers = backbone.width(1), backbone.num_blocks if self.deep else 1

@@ -143,7 +143,7 @@ def test_images_of_another_size_are_refused_with_both_sizes(vit):
 
 
 def test_other_families_are_refused_with_those_that_are_known():
-    with pytest.raises(ValueError, match="VisionTransformer, SwinTransformer"):
+    with pytest.raises(ValueError, match="VisionTransformer, Eva, SwinTransformer"):
         open_backbone(timm.create_model("mobilenetv3_small_050", num_classes=0))
 
 

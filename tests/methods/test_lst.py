@@ -9,7 +9,7 @@ import sidetune
 from sidetune.contract import check_method, disturb, vector
 from sidetune.measure.parameters import count
 from sidetune.methods.lst import LST
-from sidetune.methods.pruning import WEIGHTS, fisher, kept_in, kept_stream, magnitude, prune, small_block
+from sidetune.methods.pruning import NEEDED, WEIGHTS, fisher, kept_in, kept_stream, magnitude, prune
 from sidetune.seam.taps import block_input, block_output
 from sidetune.train.kept import share_features
 from sidetune.train.recipe import Recipe
@@ -51,24 +51,26 @@ def test_the_ladder_is_the_papers_equation(vit):
 
 @pytest.mark.parametrize("kind", ["vit", "dinov2"])
 def test_a_copy_pruned_by_nothing_is_the_block_layer_scale_included(kind):
-    blocks = dict(tiny_backbone(kind).blocks)
-    copies = {i: small_block(block, 1) for i, block in blocks.items()}
-    prune(blocks, copies, magnitude(blocks), 1)
+    backbone = tiny_backbone(kind)
+    blocks, paths = dict(backbone.blocks), backbone.paths(*NEEDED)
+    copies = {i: backbone.family.narrowed(block, i, 1) for i, block in blocks.items()}
+    prune(blocks, copies, paths, magnitude(blocks, paths), 1)
     z = torch.randn(2, 7, 48)
     for i, block in blocks.items():
         assert torch.allclose(copies[i](z), block(z), atol=1e-5)
 
 
 def test_what_matters_most_is_kept_and_queries_keep_their_keys(vit):
-    importance = {i: {name: torch.rand_like(w) for name, w in of.items()} for i, of in magnitude(vit.blocks).items()}
+    magnitudes = magnitude(vit.blocks, vit.paths(*NEEDED))
+    importance = {i: {role: torch.rand_like(w) for role, w in of.items()} for i, of in magnitudes.items()}
     for of in importance.values():
-        of["attn.proj.weight"][[5, 40]] += 100
-        of["mlp.fc1.weight"][[3, 100]] += 100
-        of["attn.qkv.weight"][48 + 16 + 7] += 100  # channel 7 of the second head's key
-        of["attn.proj.weight"][:, 32 + 9] += 100  # channel 9 of the third head's value
+        of["projection"][[5, 40]] += 100
+        of["fc1"][[3, 100]] += 100
+        of["qkv"][48 + 16 + 7] += 100  # channel 7 of the second head's key
+        of["projection"][:, 32 + 9] += 100  # channel 9 of the third head's value
     stream = kept_stream(importance, 2)
     assert stream.tolist() == [5, 40]
-    kept = kept_in(vit.blocks[1], importance[1], stream, 16)
+    kept = kept_in(vit.blocks[1].attn, importance[1], stream, 16)
     queries, keys, values = kept.qkv.chunk(3)
     assert torch.equal(keys, queries + 48) and torch.equal(values, kept.values + 96)
     assert queries.tolist()[1] == 23 and kept.values.tolist()[2] == 41
@@ -83,7 +85,7 @@ def test_fisher_information_is_the_squared_gradient_summed_over_images(vit):
         return model.task.loss(model.head(vit.pools["token"](z)), label)
 
     examples = [(vit.stem(images[i : i + 1]), labels[i : i + 1]) for i in range(3)]
-    found = fisher(vit.blocks, examples, loss)
+    found = fisher(vit.blocks, vit.paths(*NEEDED), examples, loss)
 
     plain = timm.create_model("vit_tiny_patch16_224", depth=4, embed_dim=48, num_heads=3, img_size=32, patch_size=8)
     plain.reset_classifier(3)
@@ -98,7 +100,7 @@ def test_fisher_information_is_the_squared_gradient_summed_over_images(vit):
             z = block(z)
         model.task.loss(plain.head(plain.norm(z)[:, 0]), label).backward()
         expected += plain.blocks[1].attn.qkv.weight.grad ** 2
-    assert torch.allclose(found[2]["attn.qkv.weight"], expected, rtol=1e-3, atol=1e-12)
+    assert torch.allclose(found[2]["qkv"], expected, rtol=1e-3, atol=1e-12)
     assert found.keys() == vit.blocks.keys() and all(of.keys() == set(WEIGHTS) for of in found.values())
 
 

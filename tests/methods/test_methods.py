@@ -9,12 +9,13 @@ import torch
 from conftest import TINY, tiny_backbone, tiny_network
 
 import sidetune
+from sidetune.backbones import family_named
 from sidetune.contract import check_method, disturb
 from sidetune.errors import CannotMerge, MethodRefused
 from sidetune.heads.linear import LinearHead
 from sidetune.measure.parameters import count
 from sidetune.methods import DTL, METHODS, MIST, VPT, LoRA, Partial, find_method
-from sidetune.methods.matrix import FAMILY_NAMES, SUMMARIES, markdown, matrix
+from sidetune.methods.matrix import SUMMARIES, family_names, markdown, matrix
 from sidetune.seam.readout import Pooled
 
 SMALL: dict[str, dict[str, object]] = {"fact-tt": {"rank": 4}, "fact-tk": {"rank": 4}, "arc": {"rank": 4}}
@@ -120,7 +121,7 @@ def test_vpt_puts_prompts_behind_the_prefix_tokens_and_takes_them_out_again():
             *("ssf", "fact-tt", "fact-tk", "arc", "rlrr", "spt-lora"),
         )
         for kind in ("vit", "gap", "swin", "convnext", "resnet", "efficientnet")
-        if METHODS[name].refuses(kind.replace("gap", "vit")) is None
+        if METHODS[name].refuses(family_named(kind.replace("gap", "vit"))) is None
     ],
 )
 def test_what_can_be_folded_becomes_a_plain_timm_network(name, kind):
@@ -201,7 +202,7 @@ def test_unknown_names_and_choices_list_the_known_ones(vit):
 
 def test_the_table_names_every_preset_and_family_and_is_the_one_in_the_docs():
     assert SUMMARIES.keys() == METHODS.keys()
-    assert {tiny_backbone(kind).family for kind in TINY} == set(FAMILY_NAMES)
+    assert {tiny_backbone(kind).family.name for kind in TINY} == set(family_names())
     assert matrix()["vpt-deep"]["resnet"]
     docs = Path(__file__).parents[2] / "docs/methods.md"
     assert markdown() in docs.read_text(), "run: python scripts/generate_docs.py"
