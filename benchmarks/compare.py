@@ -15,7 +15,7 @@ import dataclasses
 from pathlib import Path
 
 import sidetune
-from sidetune.choose.prepare import prepare
+from sidetune.choose.look import prepare
 from sidetune.choose.rates import Trial
 from sidetune.cli.demo import BACKBONE
 from sidetune.cli.sizes import SUPERNET_LR

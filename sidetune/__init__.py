@@ -17,7 +17,7 @@ from sidetune.errors import MissingExtra
 
 if TYPE_CHECKING:
     from sidetune.backbones import Backbone, open_backbone
-    from sidetune.choose.prepare import prepare
+    from sidetune.choose.look import begin, prepare
     from sidetune.contract import check_method
     from sidetune.data.reading import Reading
     from sidetune.data.samples import Samples, Splits
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from sidetune.seam.features import Features
     from sidetune.seam.taps import Need, Tap
     from sidetune.tasks import TASKS, Classification, Multilabel, Regression, Task
-    from sidetune.train.begin import begin
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
     from sidetune.train.means import Means
@@ -97,13 +96,12 @@ HOMES = {
     "sidetune.seam.features": ("Features",),
     "sidetune.seam.taps": ("Need", "Tap"),
     "sidetune.tasks": ("TASKS", "Classification", "Multilabel", "Regression", "Task"),
-    "sidetune.train.begin": ("begin",),
     "sidetune.runs.conventions": ("CONVENTIONS", "find_convention"),
     "sidetune.train.evaluate": ("evaluate",),
     "sidetune.train.loop": ("fit",),
     "sidetune.train.means": ("Means",),
     "sidetune.runs.papers": ("PaperRun", "paper_run", "paper_runs"),
-    "sidetune.choose.prepare": ("prepare",),
+    "sidetune.choose.look": ("begin", "prepare"),
     "sidetune.train.recipe": ("Recipe",),
 }
 

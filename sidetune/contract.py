@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sidetune.backbones import Backbone
 from sidetune.backbones.prefix import Prefix
 from sidetune.backbones.structure import empty, rebuild
+from sidetune.choose.look import start_by
 from sidetune.methods import Method
 from sidetune.methods.fitting import check_is_method
 from sidetune.model import AdaptedModel, adapt
@@ -75,7 +76,7 @@ def vector(model: AdaptedModel, images: Tensor) -> Tensor:
 
 def begins(model: AdaptedModel, images: Tensor, labels: Tensor) -> None:
     if model.method.num_shown:
-        model.method.begin(model, list(zip(images, labels.tolist(), strict=True)))
+        start_by(model, list(zip(images, labels.tolist(), strict=True)))
 
 
 def trains_what_it_says(model: AdaptedModel, images: Tensor, labels: Tensor) -> None:

@@ -51,7 +51,7 @@ def fit_command(
     """Fine-tune a backbone on your images and score it on the test images."""
     from contextlib import ExitStack
 
-    from sidetune.choose.prepare import prepare
+    from sidetune.choose.look import prepare
     from sidetune.cli.choices import changed, changed_recipe, check_names, opened, parse
     from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.named import asked

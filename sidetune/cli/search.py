@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sidetune.backbones import Backbone
-from sidetune.choose.prepare import prepare
+from sidetune.choose.look import prepare
 from sidetune.choose.rates import Choice, Trial
 from sidetune.cli.progress import ERR, Lines
 from sidetune.data.samples import Splits

@@ -10,7 +10,7 @@ bias. All taps z_0 .. z_N are read, nothing else is written, so that all blocks 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import Family
-from sidetune.backbones.held import by_autocast
 from sidetune.methods.method import Adaptation, Method, SideNetwork, check_positive
 from sidetune.methods.pruning import NEEDED, Importance, fisher, magnitude, prune
-from sidetune.seam.joined import Joined
+from sidetune.seam.squares import Measured
 
 
 class Ladder(SideNetwork):
@@ -99,19 +98,7 @@ class LST(Method):
     def num_shown(self) -> int:
         return self.num_fisher_images if self.start == "fisher" else 0
 
-    def begin(self, model: Joined, examples: Sequence[tuple[Tensor, int]]) -> None:
-        """Prune again, by the Fisher information of the loss of model's head on the plain backbone's tokens."""
-        prefix, side, device = model.prefix, model.suffix.side, model.device
-        pool = model.suffix.pool
-        assert prefix is not None and isinstance(side, Ladder) and pool is not None
-        blocks = {int(i): block for i, block in prefix.blocks.items()}
-
-        def stems() -> Iterator[tuple[Tensor, Tensor]]:
-            for image, label in examples:
-                yield prefix.stem(image.to(device, model.dtype)[None]), torch.as_tensor(label, device=device)[None]
-
-        def loss(z: Tensor, label: Tensor) -> Tensor:
-            return model.loss(model.head(pool(z)), label)
-
-        with by_autocast(device, model.dtype):
-            self.prune(blocks, side, fisher(blocks, side.paths, stems(), loss))
+    def begin(self, side: SideNetwork | None, blocks: Mapping[int, nn.Module], measured: Measured) -> None:
+        """Prune again, by the Fisher information of the loss of the model's head on the plain backbone's tokens."""
+        assert isinstance(side, Ladder)
+        self.prune(blocks, side, fisher(list(blocks), side.paths, measured))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import Family
@@ -39,8 +39,8 @@ from sidetune.seam.adaptation import (
 from sidetune.seam.adaptation import (
     nothing as nothing,
 )
-from sidetune.seam.joined import Joined
 from sidetune.seam.readout import Readout, native
+from sidetune.seam.squares import Measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,11 @@ class Method(ABC):
         """How many training images the method looks at before the first step."""
         return 0
 
-    def begin(self, model: Joined, examples: Sequence[tuple[Tensor, int]]) -> None:
-        """Look at `num_shown` images (3, height, width) and their labels and set the start of what is trained."""
+    def begin(self, side: SideNetwork | None, blocks: Mapping[int, nn.Module], measured: Measured) -> None:
+        """Set the start of what is trained by what is measured on `num_shown` training images.
+
+        `blocks` are the plain backbone's; nothing but the side network's values may change.
+        """
         raise NotImplementedError(f"{type(self).__name__} wants {self.num_shown} images and does not say what for")
 
 

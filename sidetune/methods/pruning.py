@@ -7,7 +7,7 @@ query-key pairs and values, every MLP its own hidden units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sidetune.backbones.family import Role
-from sidetune.backbones.structure import rebuild
+from sidetune.seam.squares import Measured
 
 Importance = Mapping[int, Mapping[Role, Tensor]]
 """By block, by layer: a number for each entry of its weight."""
@@ -36,31 +36,11 @@ def magnitude(blocks: Mapping[int, nn.Module], paths: Paths) -> Importance:
     return {i: {role: w.detach().abs() for role, w in weights_of(b, paths).items()} for i, b in blocks.items()}
 
 
-def fisher(
-    blocks: Mapping[int, nn.Module],
-    paths: Paths,
-    examples: Iterable[tuple[Tensor, Tensor]],
-    loss: Callable[[Tensor, Tensor], Tensor],
-) -> Importance:
-    """The empirical Fisher information: squared gradients of the loss, summed over images that are taken one by one.
-
-    An example is (z_0 of one image, its label); `loss` is a function of the last tokens and the label.
-    """
-    names = {f"{paths[role]}.weight" for role in WEIGHTS}
-    awake = {
-        i: rebuild(b, lambda name, t: nn.Parameter(t.detach(), name in names) if isinstance(t, nn.Parameter) else t)
-        for i, b in blocks.items()
-    }
-    weights = {(i, role): w for i, b in awake.items() for role, w in weights_of(b, paths).items()}
-    total = {key: torch.zeros_like(weight, dtype=torch.float32) for key, weight in weights.items()}
-    for z, label in examples:
-        with torch.enable_grad():
-            for block in awake.values():
-                z = block(z)
-            gradients = torch.autograd.grad(loss(z, label), list(weights.values()))
-        for key, gradient in zip(weights, gradients, strict=True):
-            total[key] += gradient.float().square()
-    return {i: {role: total[i, role] for role in WEIGHTS} for i in blocks}
+def fisher(blocks: Iterable[int], paths: Paths, measured: Measured) -> Importance:
+    """The empirical Fisher information: squared gradients of the loss, summed over images that are taken one by one."""
+    names = {(i, role): f"blocks.{i}.{paths[role]}.weight" for i in blocks for role in WEIGHTS}
+    squares = measured.squares(names.values())
+    return {i: {role: squares[names[i, role]] for role in WEIGHTS} for i in blocks}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from sidetune.backbones.prefix import Prefix
 from sidetune.heads.linear import LinearHead
 from sidetune.seam.adaptation import Adaptation
 from sidetune.seam.readout import native
+from sidetune.seam.squares import squared_gradients
 from sidetune.seam.suffix import IMAGES, Suffix
 from sidetune.seam.taps import Need
 
@@ -95,19 +96,17 @@ def sensitivity(
     prefix = None if suffix.seam == IMAGES else Prefix(backbone, suffix.need)
     suffix.num_recomputed = backbone.num_blocks
     probed = {name: suffix.get_parameter(name) for name in sorted(names)}
-    sums: dict[str, Tensor] = {}
-    for images, labels in islice(batches, num_batches):
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
         suffix.hold(images.device, torch.float32)
         head.to(images.device)
         if prefix is not None:
             prefix.hold(images.device, torch.float32)
         given = images if prefix is None else prefix(images, suffix.need)
-        F.cross_entropy(head(suffix(given)), labels).backward()
-        for name, parameter in probed.items():
-            assert parameter.grad is not None
-            squared = parameter.grad.square_()
-            sums[name] = squared if name not in sums else sums[name].add_(squared)
-            parameter.grad = None
+        return F.cross_entropy(head(suffix(given)), labels)
+
+    sums = squared_gradients(probed, islice(batches, num_batches), loss)
     if not sums:
         raise ValueError("sensitivity is measured on training images, and there are none")
     return sums

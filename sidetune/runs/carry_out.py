@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from sidetune.atomic import write_text
 from sidetune.backbones.weights import digest_of
+from sidetune.choose.look import begin
 from sidetune.data.check import check_images
 from sidetune.data.samples import Splits
 from sidetune.errors import DataError, WeightsMismatch
@@ -22,7 +23,6 @@ from sidetune.runs.run import Run, images_of
 from sidetune.saving import found_again, opened_as
 from sidetune.sealed import sealed_json
 from sidetune.train.batches import Data
-from sidetune.train.begin import begin
 from sidetune.train.evaluate import evaluate
 from sidetune.train.folder import RESULT, differences
 from sidetune.train.loop import Report, fit

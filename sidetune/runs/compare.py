@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from sidetune import tasks
 from sidetune.atomic import write_text
 from sidetune.backbones import Backbone
-from sidetune.choose.prepare import prepare
+from sidetune.choose.look import prepare
 from sidetune.data.samples import Samples, Splits
 from sidetune.data.sources import Source
 from sidetune.measure.machine import birth_certificate

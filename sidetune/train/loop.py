@@ -17,6 +17,7 @@ from torch import Tensor, nn, optim
 from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import Dataset
 
+from sidetune.choose.look import begin
 from sidetune.data.dataset import ImageDataset
 from sidetune.data.sources import read_training
 from sidetune.errors import Interrupted, NonFiniteLoss
@@ -27,7 +28,6 @@ from sidetune.store import Kept
 from sidetune.tasks import described
 from sidetune.tasks.task import rank
 from sidetune.train.batches import Data, Targets, as_dataset, evaluation_batches, is_unnamed, sized, training_batches
-from sidetune.train.begin import begin
 from sidetune.train.checkpoint import Progress, RunFolder
 from sidetune.train.epoch import Epoch
 from sidetune.train.evaluate import score

@@ -6,6 +6,7 @@ import torch
 from conftest import tiny_backbone
 
 import sidetune
+from sidetune.choose.look import Shown
 from sidetune.contract import check_method, disturb, vector
 from sidetune.measure.parameters import count
 from sidetune.methods.lst import LST
@@ -80,12 +81,7 @@ def test_what_matters_most_is_kept_and_queries_keep_their_keys(vit):
 def test_fisher_information_is_the_squared_gradient_summed_over_images(vit):
     images, labels = torch.randn(3, 3, 32, 32), torch.tensor([0, 2, 1])
     model = sidetune.adapt(vit, "lst", num_classes=3)
-
-    def loss(z, label):
-        return model.task.loss(model.head(vit.pools["token"](z)), label)
-
-    examples = [(vit.stem(images[i : i + 1]), labels[i : i + 1]) for i in range(3)]
-    found = fisher(vit.blocks, vit.paths(*NEEDED), examples, loss)
+    found = fisher(vit.blocks, vit.paths(*NEEDED), Shown(model, list(zip(images, labels.tolist(), strict=True))))
 
     plain = timm.create_model("vit_tiny_patch16_224", depth=4, embed_dim=48, num_heads=3, img_size=32, patch_size=8)
     plain.reset_classifier(3)
@@ -94,8 +90,9 @@ def test_fisher_information_is_the_squared_gradient_summed_over_images(vit):
     plain.norm.load_state_dict(vit.pools["token"].norm.state_dict())
     plain.head.load_state_dict(model.head.state_dict())
     expected = torch.zeros(144, 48)
-    for z, label in examples:
+    for image, label in zip(images, labels.split(1), strict=True):
         plain.zero_grad()
+        z = vit.stem(image[None])
         for block in plain.blocks:
             z = block(z)
         model.task.loss(plain.head(plain.norm(z)[:, 0]), label).backward()
