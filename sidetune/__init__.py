@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sidetune.runs.compare import compare
     from sidetune.runs.conventions import CONVENTIONS, find_convention
     from sidetune.runs.papers import PaperRun, paper_run, paper_runs
+    from sidetune.saving import Adapter
     from sidetune.seam.features import Features
     from sidetune.seam.taps import Need, Tap
     from sidetune.tasks import TASKS, Classification, Multilabel, Regression, Task
@@ -45,6 +46,7 @@ __all__ = [
     "METHODS",
     "TASKS",
     "AdaptedModel",
+    "Adapter",
     "Adaptation",
     "Backbone",
     "Classification",
@@ -93,6 +95,7 @@ HOMES = {
     "sidetune.measure.plan": ("fit_budget", "plan"),
     "sidetune.methods": ("METHODS", "Adaptation", "Method", "SideNetwork"),
     "sidetune.model": ("AdaptedModel", "adapt", "load"),
+    "sidetune.saving": ("Adapter",),
     "sidetune.seam.features": ("Features",),
     "sidetune.seam.taps": ("Need", "Tap"),
     "sidetune.tasks": ("TASKS", "Classification", "Multilabel", "Regression", "Task"),

@@ -20,6 +20,8 @@ from sidetune.data.pictures import One, Picture, Pixels, all_of, as_rgb, is_one
 from sidetune.data.reading import Reading
 from sidetune.data.transforms import Transform
 from sidetune.methods import Method, adaptation, find_method
+from sidetune.saved import WEIGHTS
+from sidetune.saving import Adapter
 from sidetune.seam.features import Features
 from sidetune.seam.suffix import IMAGES, Suffix
 from sidetune.tasks.classification import Classification
@@ -69,7 +71,7 @@ class AdaptedModel(nn.Module):
         if self.prefix is not None:
             self.prefix.hold(device, dtype, weights)
         self.suffix.hold(device, dtype, weights)
-        hold(self.head, device, dtype)
+        hold(self.head, device, dtype, self.suffix.copies)
         self.dtype = dtype
         if device.type == "cpu":
             self.suffix.use_plain_attention()
@@ -185,6 +187,17 @@ class AdaptedModel(nn.Module):
         """Write the small part: see `sidetune.saving.save`."""
         saving.save(self, folder)
 
+    def adapter(self, name: str) -> Adapter:
+        """What is trained of the model, as it is now, as a value."""
+        return Adapter.of(self, name)
+
+    def take(self, adapter: Adapter) -> None:
+        """Put in an adapter of the same method and task, in place of the model's own. Raises DataError for another."""
+        try:
+            self.load_trained(dict(adapter.tensors))
+        except ValueError as e:
+            raise saving.damaged(adapter.folder / WEIGHTS if adapter.folder else adapter.name, e) from e
+
     def merge(self, into: nn.Module | None = None) -> nn.Module:
         """Fold what was trained into a plain timm network: see `sidetune.merging.merge`."""
         return merging.merge(self, into)
@@ -247,16 +260,18 @@ def adapt(
 
 
 def load(
-    folder: str | Path, *, backbone: str | nn.Module | Backbone | None = None, force: bool = False
+    folder: str | Path | Adapter, *, backbone: str | nn.Module | Backbone | None = None, force: bool = False
 ) -> AdaptedModel:
-    """Load what `save_pretrained` wrote onto its backbone, fetched by name or given as `backbone`.
+    """Load an adapter, or the folder that `save_pretrained` wrote of one, onto its backbone, fetched by name or given
+    as `backbone`. On one that is open already only the adapter takes memory.
 
     Raises FileNotFoundError or DataError for a folder that holds no whole model, or not the one that was saved, and
     WeightsMismatch if the backbone's weights are not those that were trained on. `force` loads them all the same, and
     what was edited by hand.
     """
-    parts = saving.read_parts(Path(folder), backbone=backbone, force=force)
-    model = adapt(parts.backbone, parts.method, task=parts.task, transform=parts.transform.preset)
-    model.transform, model.recipe = parts.transform, parts.recipe
-    saving.load_trained(model, Path(folder))
+    adapter = folder if isinstance(folder, Adapter) else Adapter.read(folder, force=force)
+    opened = saving.opened_for(adapter, backbone, force=force)
+    model = adapt(opened, adapter.method, task=adapter.task, transform=adapter.transform.preset)
+    model.transform, model.recipe = adapter.transform, adapter.recipe
+    model.take(adapter)
     return model

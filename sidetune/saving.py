@@ -2,52 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import platform
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import safetensors
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from sidetune.atomic import replacing
 from sidetune.backbones import Backbone, open_backbone
 from sidetune.backbones.backbone import identity_of
+from sidetune.backbones.weights import digest_of as digest_of_tensors
 from sidetune.backbones.weights import is_file
 from sidetune.data.transforms import Transform
 from sidetune.errors import DataError, WeightsMismatch
 from sidetune.methods import METHODS, Method
 from sidetune.saved import WEIGHTS, check_finite, check_own, from_saved, mark, read_config, write_description
+from sidetune.sealed import digest_of
 from sidetune.seam.joined import Joined
 from sidetune.tasks import Task, described, from_description
 from sidetune.train.recipe import Recipe
-
-
-def save(model: Joined, folder: str | Path) -> None:
-    """Write the trained part, head included, and what is needed to load it onto its backbone again.
-
-    Each file is whole or absent. Raises NoSpace, and RunExists where weights stand that sidetune did not write.
-    """
-    folder = Path(folder)
-    check_own(folder)
-    config = describe(model)
-    tensors = {name: t.cpu().contiguous() for name, t in model.trained().items()}
-    with replacing(folder / WEIGHTS, sum(t.nbytes for t in tensors.values())) as beside:
-        save_file(tensors, beside, metadata=mark("adapter"))
-    write_description(folder, config, sum(t.numel() for t in tensors.values()))
-
-
-def describe(model: Joined) -> dict[str, Any]:
-    return {
-        "backbone": {**model.card.described(), **place_of(model.card.name)},
-        "method": described_method(model.method),
-        **described(model.task),
-        "transform": {name: value for name, value in asdict(model.transform).items() if name != "image_size"},
-        "recipe": model.recipe.deciding() if model.recipe else None,
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in ("sidetune", "torch", "timm")},
-    }
 
 
 def described_method(method: Method) -> dict[str, Any]:
@@ -60,60 +40,131 @@ def place_of(name: str) -> dict[str, str]:
     return {"file": str(Path(name).resolve())} if is_file(name) and Path(name).is_file() else {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """What a saved model is made of, but for its weights."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adapter:
+    """What was trained for one task, head included, and what it belongs to: small, named, and told from others by its
+    digest. Any number of them go onto one open backbone (`sidetune.load(adapter, backbone=...)`)."""
 
-    backbone: Backbone
+    name: str
+    """As its owner calls it: that of the folder it was read from."""
+    backbone: Mapping[str, Any]
+    """The card of the backbone, as saved models have it."""
     method: Method
     task: Task
     transform: Transform
     recipe: Recipe | None
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    """By the name of the parameter, on the CPU."""
+    folder: Path | None = None
+    """Where it was read from, for messages."""
+
+    @staticmethod
+    def of(model: Joined, name: str, tensors: Mapping[str, Tensor] | None = None) -> Adapter:
+        """That of a model, as it is now; with `tensors` those in place of a copy of the model's."""
+        if tensors is None:
+            tensors = {name: t.cpu().clone().contiguous() for name, t in model.trained().items()}
+        return Adapter(
+            name=name,
+            backbone={**model.card.described(), **place_of(model.card.name)},
+            method=model.method,
+            task=model.task,
+            transform=model.transform,
+            recipe=model.recipe,
+            tensors=tensors,
+        )
+
+    @staticmethod
+    def read(folder: str | Path, *, force: bool = False) -> Adapter:
+        """What `save` wrote. Raises FileNotFoundError or DataError for a folder that holds no whole one."""
+        folder = Path(folder)
+        config = read_config(folder, force=force)
+        about = config["backbone"]
+        return Adapter(
+            name=folder.resolve().name,
+            backbone=about,
+            method=method_from(config["method"]),
+            task=from_description(config),
+            transform=from_saved(Transform, {"image_size": tuple(about["image_size"]), **config["transform"]}),
+            recipe=from_saved(Recipe, config["recipe"]) if config["recipe"] else None,
+            tensors=read_tensors(folder / WEIGHTS),
+            folder=folder,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write it. Each file is whole or absent. Raises NoSpace, and RunExists where weights stand that sidetune did
+        not write."""
+        folder = Path(folder)
+        check_own(folder)
+        with replacing(folder / WEIGHTS, sum(t.nbytes for t in self.tensors.values())) as beside:
+            save_file(dict(self.tensors), beside, metadata=mark("adapter"))
+        write_description(folder, self.described(), sum(t.numel() for t in self.tensors.values()))
+
+    def described(self) -> dict[str, Any]:
+        """All but the tensors, for JSON."""
+        return {
+            "backbone": dict(self.backbone),
+            "method": described_method(self.method),
+            **described(self.task),
+            "transform": {name: value for name, value in asdict(self.transform).items() if name != "image_size"},
+            "recipe": self.recipe.deciding() if self.recipe else None,
+            "versions": {"python": platform.python_version()} | {p: version(p) for p in ("sidetune", "torch", "timm")},
+        }
+
+    def __str__(self) -> str:
+        return self.name if self.folder is None else str(self.folder)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that its answers depend on, whatever it is called and however it was trained."""
+        about = self.described()
+        decides = {name: value for name, value in about.items() if name not in ("recipe", "versions", "backbone")}
+        card = {name: self.backbone[name] for name in ("digest", "image_size")}
+        tensors = digest_of_tensors(self.tensors)
+        return digest_of(json.loads(json.dumps({**decides, "backbone": card, "tensors": tensors})))
 
 
-def read_parts(folder: Path, *, backbone: str | nn.Module | Backbone | None = None, force: bool = False) -> Loaded:
-    """What `save` wrote, on its backbone; raises as `sidetune.load` does."""
-    config = read_config(folder, force=force)
-    about = config["backbone"]
-    source = backbone if backbone is not None else found_again(about, folder)
+def save(model: Joined, folder: str | Path) -> None:
+    """Write the trained part, head included, and what it takes to load it onto its backbone again: `Adapter.save`."""
+    tensors = {name: t.cpu().contiguous() for name, t in model.trained().items()}
+    Adapter.of(model, Path(folder).resolve().name, tensors).save(folder)
+
+
+def describe(model: Joined) -> dict[str, Any]:
+    return Adapter.of(model, "", {}).described()
+
+
+def opened_for(adapter: Adapter, backbone: str | nn.Module | Backbone | None, *, force: bool = False) -> Backbone:
+    """The backbone of an adapter, fetched by name or as it is given. Raises as `sidetune.load` does."""
+    about = adapter.backbone
+    source = backbone if backbone is not None else found_again(about, adapter)
     if source == "":
         raise ValueError(
-            f"{folder} was trained on a network without a name ({about['architecture'] or about['family']}); "
+            f"{adapter} was trained on a network without a name ({about['architecture'] or about['family']}); "
             f"pass it as backbone="
         )
     size = tuple(about["image_size"])
     opened = source if isinstance(source, Backbone) else opened_as(about, source)
     if not force:
-        check_weights(about, opened, folder)
+        check_weights(about, opened, adapter)
     if opened.card.image_size != size:
-        raise ValueError(f"{folder} was trained at {size}, but the backbone is open at {opened.card.image_size}")
-    return Loaded(
-        backbone=opened,
-        method=method_from(config["method"]),
-        task=from_description(config),
-        transform=from_saved(Transform, {"image_size": size, **config["transform"]}),
-        recipe=from_saved(Recipe, config["recipe"]) if config["recipe"] else None,
-    )
+        raise ValueError(f"{adapter} was trained at {size}, but the backbone is open at {opened.card.image_size}")
+    return opened
 
 
-def load_weights(model: Joined, folder: Path) -> None:
-    """Give a model that is made already the weights that `save` wrote of one like it. Raises as `load` does."""
-    read_config(folder)
-    load_trained(model, folder)
-
-
-def load_trained(model: Joined, folder: Path) -> None:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
-        tensors = load_file(folder / WEIGHTS)
-        check_finite(folder / WEIGHTS, [name for name, t in tensors.items() if not t.isfinite().all()])
-        model.load_trained(tensors)
-    except DataError:
-        raise
-    except (safetensors.SafetensorError, ValueError) as e:
-        raise DataError(f"{folder / WEIGHTS} is damaged or belongs to another model: {e}") from e
+        tensors = load_file(path)
+    except safetensors.SafetensorError as e:
+        raise damaged(path, e) from e
+    check_finite(path, [name for name, t in tensors.items() if not t.isfinite().all()])
+    return tensors
 
 
-def opened_as(about: dict[str, Any], source: str | nn.Module) -> Backbone:
+def damaged(path: Path | str, e: Exception) -> DataError:
+    return DataError(f"{path} is damaged or belongs to another model: {e}")
+
+
+def opened_as(about: Mapping[str, Any], source: str | nn.Module) -> Backbone:
     """The backbone that a saved model tells of, as version 0.1 opened it where the model was trained on that."""
 
     def opened(as_0_1: bool) -> Backbone:
@@ -126,7 +177,7 @@ def opened_as(about: dict[str, Any], source: str | nn.Module) -> Backbone:
     return opened(as_0_1=True) if of_0_1 else backbone
 
 
-def check_weights(about: dict[str, Any], opened: Backbone, folder: Path) -> None:
+def check_weights(about: Mapping[str, Any], opened: Backbone, adapter: Adapter) -> None:
     """Raises WeightsMismatch for a backbone that does not compute what the model was trained on."""
     card = opened.card
     same = {card.identity}
@@ -136,17 +187,17 @@ def check_weights(about: dict[str, Any], opened: Backbone, folder: Path) -> None
         return
     if about["digest"] == card.digest:
         raise WeightsMismatch(
-            f"{folder} is of version 0.1, which scaled the windows of this {card.family} with the image; pass the "
+            f"{adapter} is of version 0.1, which scaled the windows of this {card.family} with the image; pass the "
             f"network itself, its name or file as backbone=, in place of one that is open"
         )
     raise WeightsMismatch(
-        f"{folder} was trained on weights {about['digest'][:12]}... of {about['name'] or about['architecture']}, "
+        f"{adapter} was trained on weights {about['digest'][:12]}... of {about['name'] or about['architecture']}, "
         f"but these are {card.identity[:12]}...; give the right backbone=, or load them anyway with "
         f"force=True (--force)"
     )
 
 
-def found_again(about: dict[str, Any], folder: Path) -> str:
+def found_again(about: Mapping[str, Any], asker: object) -> str:
     """The name that opens a backbone: its weights file where it was, or, as the name says, beside whoever asks."""
     name: str = about["name"]
     if not is_file(name) or Path(name).is_file():
@@ -154,7 +205,7 @@ def found_again(about: dict[str, Any], folder: Path) -> str:
     if Path(about.get("file", "")).is_file():
         return str(about["file"])
     raise FileNotFoundError(
-        f"{folder} was trained on the weights file {about.get('file', name)}, which is not there; say where it is by "
+        f"{asker} was trained on the weights file {about.get('file', name)}, which is not there; say where it is by "
         f"--backbone FILE (backbone=)"
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import nn
 
 from sidetune.backbones.family import Family as Family
 from sidetune.backbones.family import Parts as Parts
+from sidetune.backbones.held import Copies
 from sidetune.backbones.structure import rebuild
 
 
@@ -69,6 +70,8 @@ class Backbone(Parts):
     """Width of the pooled feature."""
     native_size: tuple[int, int]
     """Height and width that the network came with."""
+    copies: Copies = field(default_factory=Copies)
+    """Of its weights, in other types and on other devices, as its models hold them."""
 
     @property
     def num_blocks(self) -> int:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary, WeakTensorKeyDictionary
+from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary
 
-_codes: WeakIdKeyDictionary = WeakTensorKeyDictionary()
-"""By weight: its codes and scales that are in use, so that models of one backbone share them."""
+Codes = WeakIdKeyDictionary
+"""By weight: its codes and scales that are in use."""
 
 
 class EightBitLinear(nn.Module):
@@ -72,20 +72,20 @@ class Product(torch.autograd.Function):
         return (grad * scale.to(grad.dtype)) @ codes.to(grad.dtype), None, None
 
 
-def hold_in_eight_bits(module: nn.Module) -> None:
-    """Replace every linear layer inside a module whose weight is frozen."""
+def hold_in_eight_bits(module: nn.Module, known: Codes) -> None:
+    """Replace every linear layer inside a module whose weight is frozen; weights that are `known` are shared."""
     for name, layer in list(module.named_modules()):
         if type(layer) is nn.Linear and not layer.weight.requires_grad:
-            module.set_submodule(name, EightBitLinear(*codes_of(layer.weight), layer.bias))
+            module.set_submodule(name, EightBitLinear(*codes_of(layer.weight, known), layer.bias))
 
 
-def codes_of(weight: Tensor) -> tuple[Tensor, Tensor]:
+def codes_of(weight: Tensor, known: Codes) -> tuple[Tensor, Tensor]:
     """Codes (out, in) and scales (out,) of a weight; the same tensors for the same weight."""
-    known = _codes.get(weight)
-    codes, scale = (known[0](), known[1]()) if known else (None, None)
+    found = known.get(weight)
+    codes, scale = (found[0](), found[1]()) if found else (None, None)
     if codes is None or scale is None:
         exact = weight.detach().float()
         scale = exact.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
         codes = (exact / scale[:, None]).round().to(torch.int8)
-        _codes[weight] = TensorWeakRef(codes), TensorWeakRef(scale)
+        known[weight] = TensorWeakRef(codes), TensorWeakRef(scale)
     return codes, scale

@@ -12,28 +12,54 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.weak import TensorWeakRef, WeakIdKeyDictionary, WeakTensorKeyDictionary
 
-from sidetune.backbones.eight_bit import EightBitLinear, hold_in_eight_bits
+from sidetune.backbones.eight_bit import Codes, EightBitLinear, hold_in_eight_bits
 
-_copies: WeakIdKeyDictionary = WeakTensorKeyDictionary()
-"""By original: its copies of other types and on other devices that are in use."""
+
+class Copies:
+    """What is made of a backbone's weights for its models and is in use by one of them: each once."""
+
+    def __init__(self) -> None:
+        self.tensors: WeakIdKeyDictionary = WeakTensorKeyDictionary()
+        """By original: its copies of other types and on other devices."""
+        self.codes: Codes = WeakTensorKeyDictionary()
+
+    def of(self, t: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The tensor itself if it is so already, else the one copy of it that is."""
+        if t.device == device and t.dtype == dtype:
+            return t
+        known = self.tensors.setdefault(t, {})
+        copy: Tensor | None = known[device, dtype]() if (device, dtype) in known else None
+        if copy is None:
+            copy = t.detach().to(device, dtype)
+            copy = nn.Parameter(copy, requires_grad=False) if isinstance(t, nn.Parameter) else copy
+            known[device, dtype] = TensorWeakRef(copy)
+        return copy
+
+    def __deepcopy__(self, memo: object) -> Copies:
+        return self  # a copied model shares what models share
+
+    def __reduce__(self) -> tuple[type[Copies], tuple[()]]:
+        return Copies, ()  # in another process nothing is in use yet
 
 
 def hold(
     module: nn.Module,
     device: torch.device,
     dtype: torch.dtype,
+    copies: Copies,
     weights: str = "same",
     keep: Collection[nn.Module] = (),
 ) -> None:
     """Move a module to a device, and what is frozen in it to a floating-point type. With `weights` "int8", frozen
     linear layers are rounded to 8 bits first.
 
-    Frozen tensors are replaced, not changed: whoever else holds the original keeps it, and it is gone when nobody does.
+    Frozen tensors are replaced by `copies`, not changed: whoever else holds the original keeps it, and it is gone when
+    nobody does.
     Trained parameters keep their type, and with them the vectors of the same layer (a norm computes in one type);
     BatchNorms, whose statistics need it, keep theirs, and so do the scales of 8-bit weights, and the modules in `keep`.
     """
     if weights == "int8":
-        hold_in_eight_bits(module)
+        hold_in_eight_bits(module, copies.codes)
     for part in module.modules():
         whole = isinstance(part, (_BatchNorm, EightBitLinear)) or part in keep
         trains = any(p.requires_grad for p in part.parameters(recurse=False))
@@ -46,20 +72,7 @@ def hold(
                         t.data = t.data.to(device)
                 else:
                     changes = t.is_floating_point() and not (whole or (trains and t.ndim <= 1))
-                    tensors[name] = copy_of(t, device, dtype if changes else t.dtype)  # type: ignore[assignment]
-
-
-def copy_of(t: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The tensor itself if it is so already, else the one copy of it that is."""
-    if t.device == device and t.dtype == dtype:
-        return t
-    copies = _copies.setdefault(t, {})
-    copy: Tensor | None = copies[device, dtype]() if (device, dtype) in copies else None
-    if copy is None:
-        copy = t.detach().to(device, dtype)
-        copy = nn.Parameter(copy, requires_grad=False) if isinstance(t, nn.Parameter) else copy
-        copies[device, dtype] = TensorWeakRef(copy)
-    return copy
+                    tensors[name] = copies.of(t, device, dtype if changes else t.dtype)  # type: ignore[assignment]
 
 
 class InTypeOfStream(nn.LayerNorm):

@@ -35,7 +35,7 @@ class Prefix(nn.Module):
         sums = numbers(need, "sum")
         if sums and (changing := [i for i in backbone.blocks if not backbone.keeps_shape(i)]):
             raise ValueError(f"taps cannot be summed: blocks {changing} change the shape of what they are given")
-        self.image_size = backbone.card.image_size
+        self.image_size, self.copies = backbone.card.image_size, backbone.copies
         self.stem = shared(backbone.stem)
         run = range(1, last_block(need, backbone.num_blocks) + 1)
         self.blocks = nn.ModuleDict({str(i): shared(backbone.blocks[i]) for i in run})
@@ -48,7 +48,7 @@ class Prefix(nn.Module):
 
     def hold(self, device: torch.device, dtype: torch.dtype, weights: str = "same") -> None:
         """Hold the weights, and from now on compute, in a floating-point type."""
-        hold(self, device, dtype, weights)
+        hold(self, device, dtype, self.copies, weights)
         self.dtype = dtype
 
     def train(self, mode: bool = True) -> Prefix:

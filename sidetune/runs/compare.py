@@ -30,8 +30,8 @@ from sidetune.model import AdaptedModel
 from sidetune.runs.carry_out import Ready, carry_out
 from sidetune.runs.folder import UNFINISHED, forget
 from sidetune.runs.run import Run, images_of
-from sidetune.saved import CONFIG, from_saved, read_config
-from sidetune.saving import load_weights
+from sidetune.saved import CONFIG, from_saved
+from sidetune.saving import Adapter
 from sidetune.tasks.task import Task
 from sidetune.train.epoch import Epoch
 from sidetune.train.kept import share_features
@@ -319,9 +319,10 @@ def recall(model: AdaptedModel, place: Place) -> None:
         return
     device, recipe = Accelerator(mixed_precision="no").device, place.run.recipe
     model.recipe = recipe
-    model.task = tasks.from_description(read_config(place.saved))
+    adapter = Adapter.read(place.saved)
+    model.task = adapter.task
     model.hold(TYPES[resolve(recipe.precision, device)], device, weights=recipe.weights)
-    load_weights(model, place.saved)
+    model.take(adapter)
     model.eval()
 
 

@@ -56,7 +56,7 @@ class Suffix(nn.Module):
         pool = pools[0] if pools else None
         self.seam = seam(backbone, adaptation, pool)
         self.wanted, self.pool_name = wanted, pool
-        self.num_blocks = backbone.num_blocks
+        self.num_blocks, self.copies = backbone.num_blocks, backbone.copies
         self.num_tokens = backbone.output_shapes[0][0] if backbone.layout.grid else 0
         self.channels_first = backbone.layout.channels_first
         self.side = adaptation.side
@@ -119,7 +119,7 @@ class Suffix(nn.Module):
         parts = [*self.blocks.values(), *self.transitions.values()]
         mixed = [part for part in (*parts, self.stem, self.pool) if part is not None and trains(part)]
         norms = {m for part in mixed for m in part.modules() if isinstance(m, (nn.LayerNorm, nn.GroupNorm))}
-        hold(self, device, dtype, weights, keep=norms)
+        hold(self, device, dtype, self.copies, weights, keep=norms)
         if device.type == "cuda" and is_low(dtype):
             keep_type_of_stream(norms)
         self.dtype = dtype

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import tiny_backbone, tiny_network
 from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 import sidetune
 from sidetune.backbones.eight_bit import EightBitLinear, codes_of, hold_in_eight_bits
@@ -12,7 +13,7 @@ from sidetune.contract import disturb
 
 def eight_bit(layer):
     box = nn.Sequential(layer.requires_grad_(False))
-    hold_in_eight_bits(box)
+    hold_in_eight_bits(box, WeakTensorKeyDictionary())
     return box[0]
 
 
@@ -73,4 +74,4 @@ def test_models_of_one_backbone_share_codes(vit):
     first, second = (sidetune.adapt(vit, "dtl", num_classes=3).hold(torch.bfloat16, weights="int8") for _ in range(2))
     assert first.prefix.blocks["1"].mlp.fc1.codes is second.prefix.blocks["1"].mlp.fc1.codes
     assert first.prefix.blocks["1"].mlp.fc1.scale.dtype == torch.float32
-    assert codes_of(vit.blocks[1].mlp.fc1.weight)[0] is first.prefix.blocks["1"].mlp.fc1.codes
+    assert codes_of(vit.blocks[1].mlp.fc1.weight, vit.copies.codes)[0] is first.prefix.blocks["1"].mlp.fc1.codes
