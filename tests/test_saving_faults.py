@@ -16,7 +16,7 @@ from sidetune.merging import check_same
 from sidetune.saved import mark
 from sidetune.saving import found_again, method_from, place_of
 from sidetune.sealed import Sealing
-from sidetune.train.checkpoint import Progress, RunFolder
+from sidetune.train.checkpoint import Checkpoint, RunFolder
 from sidetune.train.epoch import Epoch
 
 REQUEST = {"recipe": {"epochs": 3, "lr": 1e-3}, "backbone": {"digest": "d"}}
@@ -103,7 +103,7 @@ def test_logits_that_are_no_numbers_are_no_merged_network():
 
 def progress(value, epochs=1):
     history = [Epoch(epoch=i + 1, lr=1e-3, loss=1.0, seconds=0.1) for i in range(epochs)]
-    return Progress(history=history, trained={"w": torch.full((3,), float(value))}, optimizer={}, scaler={})
+    return Checkpoint(history=history, trained={"w": torch.full((3,), float(value))}, optimizer={}, scaler={})
 
 
 def begun(out, **how):

@@ -14,7 +14,7 @@ from sidetune.cli.apply import BackboneFile, Force, labelled, open_model
 from sidetune.cli.options import JSON, Overwrite, SkipBad
 
 if TYPE_CHECKING:
-    from sidetune.measure.analysis import Analysis, Projection
+    from sidetune.measure.analysis import Analysis, Plane
 
 
 def analyze_command(
@@ -78,7 +78,7 @@ def analyze_command(
     print(f"numbers in {numbers}, drawn in {out / 'redundancy.png'} and {out / 'fusion.png'}")
 
 
-def show(analyses: Mapping[str, Analysis], panels: Sequence[Projection]) -> None:
+def show(analyses: Mapping[str, Analysis], panels: Sequence[Plane]) -> None:
     for name, analysis in analyses.items():
         if analysis.mean_cosine is None:
             print(f"{name}: no two low-rank maps in one stage")

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """Choices of a run that are neither the method's nor the recipe's."""
+    """Settings of a run that are neither the method's nor the recipe's."""
 
     image_size: int | tuple[int, int] | None = None
     transform: str = "photo"
@@ -74,7 +74,7 @@ def check_names(backbone: str, setup: Setup) -> None:
 
 
 @dataclass(frozen=True)
-class Choices:
+class Settings:
     method: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, str] = field(default_factory=dict)
     means: dict[str, str] = field(default_factory=dict)
@@ -83,9 +83,9 @@ class Choices:
     task: dict[str, str] = field(default_factory=dict)
 
 
-def parse(settings: Sequence[str]) -> Choices:
+def parse(settings: Sequence[str]) -> Settings:
     """Sort `name=value` words by what they belong to. Raises ValueError for another form."""
-    choices = Choices()
+    choices = Settings()
     for setting in settings:
         name, equals, value = setting.partition("=")
         group, dot, inner = name.partition(".")
@@ -101,7 +101,7 @@ def parse(settings: Sequence[str]) -> Choices:
     return choices
 
 
-def changed_recipe(recipe: Recipe, choices: Choices) -> Recipe:
+def changed_recipe(recipe: Recipe, choices: Settings) -> Recipe:
     recipe = changed(recipe, choices.recipe)
     return dataclasses.replace(recipe, means=changed(recipe.means, choices.means))
 

@@ -17,7 +17,7 @@ SAY = "--set layout={0} (in Python: layout={0!r}; on the device: --layout {0})"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Seen:
     """What lies in a folder, as far as its place in a data set depends on it."""
 
     path: Path
@@ -27,7 +27,7 @@ class Look:
     """Its folders that hold images, at any depth."""
 
     @classmethod
-    def at(cls, path: Path) -> Look:
+    def at(cls, path: Path) -> Seen:
         inner = tuple(f for f in folders_in(path) if holds_images(f))
         return cls(path=path, num_loose=len(images_in(path)), inner=inner)
 
@@ -59,16 +59,16 @@ def parts_of(root: Path, layout: Layout = "auto", classes: tuple[str, ...] | Non
     """
     if layout == "classes":
         return None
-    looks: dict[str, Look] = {}
-    others: list[Look] = []
+    looks: dict[str, Seen] = {}
+    others: list[Seen] = []
     for folder in folders_in(root):
         part = part_of(folder.name)
         if part is None:
-            others.append(Look.at(folder))
+            others.append(Seen.at(folder))
         elif part in looks:
             raise DataError(f"{root} has two folders for {part}: {looks[part].path.name} and {folder.name}; remove one")
         else:
-            looks[part] = Look.at(folder)
+            looks[part] = Seen.at(folder)
     others = [look for look in others if not look.is_empty]
     known = set(numbered(classes or ()))
     if known and known.issuperset(class_name(look.path) for look in (*looks.values(), *others)):
@@ -91,7 +91,7 @@ def part_in(root: Path, part: str, layout: Layout, classes: tuple[str, ...]) -> 
     return next((f for f in folders if f.name == part or part_of(f.name) == part), None)
 
 
-def are_classes(root: Path, looks: Mapping[str, Look], others: list[Look]) -> bool:
+def are_classes(root: Path, looks: Mapping[str, Seen], others: list[Seen]) -> bool:
     """Whether folders that could be parts by their names are classes among others. Raises DataError in doubt."""
     train = looks.get("train")
     if not looks or all(not look.inner for look in looks.values()):
@@ -107,7 +107,7 @@ def are_classes(root: Path, looks: Mapping[str, Look], others: list[Look]) -> bo
     return False
 
 
-def unclear(root: Path, looks: list[Look], others: list[Look]) -> DataError:
+def unclear(root: Path, looks: list[Seen], others: list[Seen]) -> DataError:
     seen = "; ".join(map(str, (*looks, *others[:3])))
     return DataError(
         f"{root} could hold the parts of a data set or its classes: {seen}. Say which: {SAY.format('parts')}, or "

@@ -21,7 +21,7 @@ PROGRESS, SEAL = "progress", "sha256"
 
 
 @dataclass(kw_only=True)
-class Progress:
+class DeviceCheckpoint:
     """Where a run stands between two steps."""
 
     epoch: int = 0
@@ -35,19 +35,19 @@ class Progress:
     history: list[Epoch] = field(default_factory=list)
 
 
-class Run(Folder):
+class DeviceFolder(Folder):
     @property
     def has_checkpoint(self) -> bool:
         return (self.path / EDGE_CHECKPOINT).exists()
 
-    def save(self, progress: Progress, steps: int, arrays: Mapping[str, Array]) -> None:
+    def save(self, progress: DeviceCheckpoint, steps: int, arrays: Mapping[str, Array]) -> None:
         history = [asdict(e) for e in progress.history]
         told = json.dumps({**vars(progress), "history": history, "steps": steps, "run": bound(self.request)})
         with replacing(self.path / EDGE_CHECKPOINT, sum(a.nbytes for a in arrays.values())) as beside:
             save_file(dict(arrays), beside, metadata={PROGRESS: told, SEAL: digest(told, arrays)})
         write_text(self.path / HISTORY, json.dumps(history, indent=1))
 
-    def load(self, arrays: Mapping[str, Array]) -> tuple[Progress, int]:
+    def load(self, arrays: Mapping[str, Array]) -> tuple[DeviceCheckpoint, int]:
         """Read the last checkpoint into arrays of the same names; returns where it stands and the optimizer's steps.
 
         Raises DataError for a damaged one, and for one of another run than was begun.
@@ -61,7 +61,7 @@ class Run(Folder):
             told: dict[str, Any] = json.loads(about[PROGRESS])
             steps, run = told.pop("steps"), told.pop("run", None)
             history = [Epoch(**e) for e in told.pop("history")]
-            progress = Progress(**told, history=history)
+            progress = DeviceCheckpoint(**told, history=history)
         except (SafetensorError, ValueError, KeyError, TypeError, OSError) as e:
             raise DataError(f"{path} is damaged ({e}); {AGAIN}") from e
         is_former = about.keys() == {PROGRESS} and run is None  # of version 0.1, which sealed nothing

@@ -18,7 +18,7 @@ from sidetune.errors import DataError, DataWarning, SidetuneError
 
 if TYPE_CHECKING:
     from sidetune.edge.client import Client
-    from sidetune.edge.enroll import Progress
+    from sidetune.edge.enroll import Enrolled
     from sidetune.train.epoch import Epoch
 
 STOPPED, WRONG = 130, 2
@@ -150,7 +150,7 @@ class Line:
     def __init__(self) -> None:
         self.said, self.terminal = 0.0, sys.stderr.isatty()
 
-    def __call__(self, now: Progress) -> None:
+    def __call__(self, now: Enrolled) -> None:
         if time.monotonic() - self.said < (0.1 if self.terminal else SAY_SECONDS) and now.done < now.total:
             return
         self.said = time.monotonic()

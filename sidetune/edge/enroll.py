@@ -23,7 +23,7 @@ SYNC_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class Enrolled:
     done: int
     total: int
     sent: int
@@ -45,7 +45,7 @@ def enroll(
     in_flight: int = 4,
     skip_bad: bool = False,
     layout: Layout = "auto",
-    report: Callable[[Progress], None] = lambda _: None,
+    report: Callable[[Enrolled], None] = lambda _: None,
 ) -> Header:
     """Send what `out` does not hold yet; returns the header of the finished file.
 
@@ -129,7 +129,7 @@ def send(
     todo: Sequence[int],
     asks: Sequence[Ask],
     in_flight: int,
-    report: Callable[[Progress], None],
+    report: Callable[[Enrolled], None],
 ) -> None:
     """Several threads ask, this one writes."""
     images, ks = file.header.images, file.header.ks
@@ -173,7 +173,7 @@ def send(
                 synced = now
             left = (now - start) / number * (len(todo) - number)
             done = int((file.states == DONE).sum())
-            report(Progress(done=done, total=len(images), sent=sent, received=received, seconds_left=left))
+            report(Enrolled(done=done, total=len(images), sent=sent, received=received, seconds_left=left))
     finally:
         stop.set()
         file.sync()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sidetune.edge.network import LAST_NORM_EPS, Kept, Products, Workspace, inverse_sigma, qkv
+from sidetune.edge.network import LAST_NORM_EPS, Products, Tape, Workspace, inverse_sigma, qkv
 from sidetune.edge.parameters import Array, Parameters
 
 
@@ -33,7 +33,7 @@ class Gradient:
             own += more
 
     def add(
-        self, x: Array, kept: Kept, dlogits: Array, p: Parameters, m: Products, pool: Array, work: Workspace
+        self, x: Array, kept: Tape, dlogits: Array, p: Parameters, m: Products, pool: Array, work: Workspace
     ) -> None:
         """Add what b images contribute: features (b, n, d) and the loss's gradient by their logits (b, classes)."""
         b, n, d = x.shape
@@ -53,7 +53,7 @@ class Gradient:
         np.matmul(kept.v.reshape(b * n, -1).T, x.reshape(b * n, d), out=work.dm)
         self.m += work.dm.reshape(self.m.shape)
 
-    def add_layer(self, i: int, kept: Kept, da: Array, dnorm: Array, m: Products, work: Workspace) -> Array:
+    def add_layer(self, i: int, kept: Tape, da: Array, dnorm: Array, m: Products, work: Workspace) -> Array:
         """Go back through layer i: V's gradient overwrites V, earlier layers' a get theirs; returns that of n_i."""
         b, (_, rows, d) = len(kept.a), m.m.shape
         r = rows // 4

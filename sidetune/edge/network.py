@@ -84,7 +84,7 @@ class Workspace:
 
 
 @dataclass(kw_only=True)
-class Kept:
+class Tape:
     """What the forward pass of b images of n tokens leaves for their backward pass."""
 
     v: Array
@@ -103,7 +103,7 @@ class Kept:
     """(b, d)."""
 
 
-def forward(x: Array, p: Parameters, m: Products, pool: Array, work: Workspace) -> tuple[Array, Kept]:
+def forward(x: Array, p: Parameters, m: Products, pool: Array, work: Workspace) -> tuple[Array, Tape]:
     """Means of taps (b, n, d) -> logits (b, classes). `pool` (n) holds each token's weight in the pooled vector.
 
     What is kept lies in `work`, until the next pass.
@@ -131,7 +131,7 @@ def forward(x: Array, p: Parameters, m: Products, pool: Array, work: Workspace) 
     pooled = (weights[:, None] @ x)[:, 0] + (weights[:, None] @ a)[:, 0] @ m.outs
     pooled -= pooled.mean(axis=1, keepdims=True)
     logits = pooled @ p["head.weight"].T + p["head.bias"]
-    return logits, Kept(v=v, a=a, norms=norms, exps=work.exps[:, :b], sums=sums, weights=weights, pooled=pooled)
+    return logits, Tape(v=v, a=a, norms=norms, exps=work.exps[:, :b], sums=sums, weights=weights, pooled=pooled)
 
 
 def inverse_sigma(norms: Array, d: int) -> Array:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sidetune.edge.artefact import Artefact, Choices, save
-from sidetune.edge.checkpoint import Progress, Run
+from sidetune.edge.checkpoint import DeviceCheckpoint, DeviceFolder
 from sidetune.edge.features import MISSING, FeatureFile
 from sidetune.edge.parameters import Shape, start
 from sidetune.edge.step import Learner, pool_weights
@@ -81,7 +81,7 @@ def fit(
         artefact = Artefact(
             card=header.card, classes=header.classes, choices=choices, recipe=recipe, parameters=learner.p
         )
-        run, progress, request = Run(out), Progress(), request_of(file, choices, recipe)
+        run, progress, request = DeviceFolder(out), DeviceCheckpoint(), request_of(file, choices, recipe)
         run.check_free(resume=resume, overwrite=overwrite)
         with worked_on(out), learner.threads:
             run.begin(
@@ -149,8 +149,8 @@ def state_of(learner: Learner) -> dict[str, np.ndarray]:
 
 def train(
     learner: Learner,
-    run: Run,
-    progress: Progress,
+    run: DeviceFolder,
+    progress: DeviceCheckpoint,
     checkpoint_seconds: float,
     report: Callable[[Epoch, int], None],
 ) -> None:
@@ -200,7 +200,7 @@ def train(
         report(record, total)
 
 
-def rate(recipe: Recipe, progress: Progress, num_steps: int) -> float:
+def rate(recipe: Recipe, progress: DeviceCheckpoint, num_steps: int) -> float:
     assert recipe.lr is not None
     within = progress.step / num_steps if recipe.lr_update == "step" else 0
     return learning_rate(recipe, recipe.lr, progress.epoch + within)

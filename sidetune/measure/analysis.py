@@ -115,7 +115,7 @@ def analyze(model: AdaptedModel, batches: Iterable[tuple[Tensor, Any]]) -> Analy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Projection:
+class Plane:
     """Two principal components that several groups of points have in common."""
 
     title: str
@@ -126,7 +126,7 @@ class Projection:
     """By block: see `shift`; empty where nothing is compared."""
 
 
-def projections(analyses: Mapping[str, Analysis]) -> list[Projection]:
+def projections(analyses: Mapping[str, Analysis]) -> list[Plane]:
     """What G adds, by stage: of each model whose blocks share a G together with the first that writes the same blocks
     and whose blocks do not; models that are in no such pair by themselves. Points are named by block, `13` and
     `13 (share)`.
@@ -155,7 +155,7 @@ def seen_by(analysis: Analysis) -> dict[int, tuple[int, ...]]:
     return {i: points.shape for i, points in analysis.outputs.items()}
 
 
-def of_stage(title: str, stage: int, analysis: Analysis, shared: Analysis | None = None) -> Projection:
+def of_stage(title: str, stage: int, analysis: Analysis, shared: Analysis | None = None) -> Plane:
     groups: dict[str, np.ndarray] = {}
     shifts: dict[str, float] = {}
     for i in (i for i in analysis.outputs if analysis.stages[i] == stage):
@@ -164,7 +164,7 @@ def of_stage(title: str, stage: int, analysis: Analysis, shared: Analysis | None
             groups[f"{i} (share)"] = shared.outputs[i]
             shifts[str(i)] = shift(analysis.outputs[i], shared.outputs[i])
     points, explained = principal(groups)
-    return Projection(title=f"{title}, stage {stage}", points=points, explained=explained, shifts=shifts)
+    return Plane(title=f"{title}, stage {stage}", points=points, explained=explained, shifts=shifts)
 
 
 def principal(groups: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[float, float]]:

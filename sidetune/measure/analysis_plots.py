@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sidetune.measure.analysis import Analysis, Projection
+from sidetune.measure.analysis import Analysis, Plane
 from sidetune.measure.plots import COLOURS, tidy
 
 
@@ -41,7 +41,7 @@ def plot_redundancy(analyses: Mapping[str, Analysis], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def plot_projections(panels: Sequence[Projection], path: Path) -> None:
+def plot_projections(panels: Sequence[Plane], path: Path) -> None:
     """A panel a projection: a point an image, a colour a block; crosses where G is shared. Means are large."""
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -59,7 +59,7 @@ def plot_projections(panels: Sequence[Projection], path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def draw(axes: Axes, projection: Projection) -> None:
+def draw(axes: Axes, projection: Plane) -> None:
     blocks = list(dict.fromkeys(name.split()[0] for name in projection.points))
     for name, points in projection.points.items():
         colour, marker = COLOURS[blocks.index(name.split()[0]) % 10], "X" if "(" in name else "o"

@@ -19,7 +19,7 @@ from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import ATTENTION_READERS, MLP_READERS, Family
 from sidetune.methods.layers import (
     CONVOLUTIONS,
-    Linear,
+    LinearLayer,
     check_width,
     from_last,
     linear_layer,
@@ -44,7 +44,7 @@ class Projection(nn.Module):
 class Recomposed(nn.Module):
     """A frozen linear layer that reads x' in place of x."""
 
-    def __init__(self, base: Linear, projection: Projection, dropout: float, zero: bool) -> None:
+    def __init__(self, base: LinearLayer, projection: Projection, dropout: float, zero: bool) -> None:
         super().__init__()
         self.base, self.projection = base, projection
         rank, width = projection.down.shape
@@ -62,7 +62,7 @@ class Recomposed(nn.Module):
     @torch.no_grad()
     def merge(self) -> nn.Module:
         d, w = self.projection.down, matrix(self.base)
-        merged: Linear = with_bias(self.base)
+        merged: LinearLayer = with_bias(self.base)
         merged.weight += ((w @ d.T) * self.scale @ d).view_as(merged.weight)
         assert merged.bias is not None
         merged.bias += w @ self.shift

@@ -24,11 +24,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sidetune.backbones.layout import Layout
-from sidetune.methods.hidden import LowRankMap, Skip, State, form, recomputed
+from sidetune.methods.hidden import Hidden, LowRankMap, Skip, form, recomputed
 from sidetune.methods.method import SideNetwork
 
 
-class ScaleShift(nn.Module):
+class ShareScale(nn.Module):
     """gamma and beta of L-Share, which start as the identity."""
 
     def __init__(self, width: int) -> None:
@@ -65,7 +65,7 @@ class CompactSideNetwork(SideNetwork):
         beta: float | None,
         layout: Layout,
         w_prime: Mapping[str, LowRankMap] | None = None,
-        scale: Mapping[int, ScaleShift] | None = None,
+        scale: Mapping[int, ShareScale] | None = None,
         joins: Mapping[int, nn.Module] | None = None,
     ) -> None:
         super().__init__()
@@ -80,17 +80,17 @@ class CompactSideNetwork(SideNetwork):
     def w_of(self, block: int) -> LowRankMap | Skip:
         return cast("LowRankMap | Skip", self.w[str(block)])
 
-    def at(self, block: int, state: State | None) -> State:
+    def at(self, block: int, state: Hidden | None) -> Hidden:
         """h in the shape of the block's stage; 0 where the stage is not joined to the one before."""
         stage = self.stages[block]
         while state is not None and state.stage < stage and str(state.stage + 1) in self.joins:
             state = self.joins[str(state.stage + 1)](state)
-        return state if state is not None and state.stage == stage else State(stage)
+        return state if state is not None and state.stage == stage else Hidden(stage)
 
-    def read(self, block: int, x: Tensor, state: State | None) -> State:
+    def read(self, block: int, x: Tensor, state: Hidden | None) -> Hidden:
         return self.at(block, state).read(self.layout.to_side(x), self.w_of(block))
 
-    def write(self, block: int, z: Tensor, state: State) -> Tensor:
+    def write(self, block: int, z: Tensor, state: Hidden) -> Tensor:
         state, kernel = self.at(block, state), self.kernel_of(block)
         if self.w_prime or self.scale or state.h is not None:
             return z + self.layout.from_side(recomputed(self.fused, block, state))
@@ -105,7 +105,7 @@ class CompactSideNetwork(SideNetwork):
         key = self.g_of[block]
         return self.g[key] if key in self.g else None
 
-    def fused(self, block: int, state: State) -> Tensor:
+    def fused(self, block: int, state: Hidden) -> Tensor:
         """What is added to the output of a block, in side form: G(h), or g(theta(h)) where there is no w'."""
         h, kernel, key = form(state), self.kernel_of(block), self.g_of[block]
         if key in self.w_prime:

@@ -20,7 +20,7 @@ from torch import nn
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.structure import owned, rebuild, shared
-from sidetune.methods.csn import CompactSideNetwork, ScaleShift, fusion_kernel
+from sidetune.methods.csn import CompactSideNetwork, ShareScale, fusion_kernel
 from sidetune.methods.dtl import Fusion
 from sidetune.methods.hidden import LowRankMap
 from sidetune.methods.joins import Convolution, Transition
@@ -110,7 +110,7 @@ class DTLv2(Method):
         w = {i: LowRankMap(backbone.width(i), rank) for i in reads}
         g = {k: fusion_kernel(d, self.fusion, self.kernel) for k, d in widths.items() if self.fusion != "none"}
         w_prime = {k: LowRankMap(d, rank) for k, d in widths.items() if self.enhanced}
-        scale = {i: ScaleShift(backbone.output_width(i)) for i in scaled}
+        scale = {i: ShareScale(backbone.output_width(i)) for i in scaled}
         crossed = range(stages[reads[0]] + 1, stages[max(*reads, *writes)] + 1) if self.connection != "reset" else ()
         joins = {stage: self.join(backbone, stage) for stage in crossed}
         side = CompactSideNetwork(

@@ -23,7 +23,7 @@ from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import LINEAR, Family
 from sidetune.methods.layers import (
     CONVOLUTIONS,
-    Linear,
+    LinearLayer,
     check_width,
     from_last,
     linear_layer,
@@ -55,7 +55,7 @@ class Factors(nn.Module):
 class FactoredUpdate(nn.Module):
     """A frozen linear layer and its part of the decomposed update: `outs` x `ins` blocks of d x d."""
 
-    def __init__(self, base: Linear, factors: Factors, columns: slice, scale: float, dropout: float) -> None:
+    def __init__(self, base: LinearLayer, factors: Factors, columns: slice, scale: float, dropout: float) -> None:
         super().__init__()
         self.base, self.factors, self.columns, self.scale = base, factors, columns, scale
         rank, width = factors.u.shape

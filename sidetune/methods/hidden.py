@@ -38,7 +38,7 @@ class Skip(nn.Module):
         return x
 
 
-class State(NamedTuple):
+class Hidden(NamedTuple):
     """h in the shape of a stage, either in factors or formed."""
 
     stage: int
@@ -53,12 +53,12 @@ class State(NamedTuple):
     def num_codes(self) -> int:
         return sum(c.shape[1] for c in self.columns)
 
-    def read(self, x: Tensor, w: LowRankMap | Skip) -> State:
+    def read(self, x: Tensor, w: LowRankMap | Skip) -> Hidden:
         """h + x w, where x is in side form."""
         if isinstance(w, LowRankMap) and self.h is None and self.num_codes + w.c.shape[1] <= w.c.shape[0]:
             return self._replace(codes=(*self.codes, F.linear(x, w.a)), columns=(*self.columns, w.c))
         new = recomputed(w, x)
-        return State(self.stage, h=recomputed(form, self) + new if self.codes or self.h is not None else new)
+        return Hidden(self.stage, h=recomputed(form, self) + new if self.codes or self.h is not None else new)
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """s and C."""
@@ -66,7 +66,7 @@ class State(NamedTuple):
         return s, torch.cat(self.columns, dim=1).to(s.dtype)
 
 
-def form(state: State) -> Tensor:
+def form(state: Hidden) -> Tensor:
     """h in side form, (batch, ..., d)."""
     return F.linear(*state.factors()) if state.h is None else state.h
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sidetune.backbones.layout import Layout
-from sidetune.methods.hidden import State, form, recomputed
+from sidetune.methods.hidden import Hidden, form, recomputed
 
 
 class Convolution(nn.Module):
@@ -26,11 +26,11 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter(torch.empty(next_width, width // groups, stride, stride))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
-    def forward(self, state: State) -> State:
+    def forward(self, state: Hidden) -> Hidden:
         if state.h is None and state.num_codes * self.stride**2 <= len(self.weight):
             code = self.side_by_side(torch.cat(state.codes, dim=-1))
-            return State(state.stage + 1, (code,), (self.joined(torch.cat(state.columns, dim=1)),))
-        return State(state.stage + 1, h=recomputed(self.convolved, state))
+            return Hidden(state.stage + 1, (code,), (self.joined(torch.cat(state.columns, dim=1)),))
+        return Hidden(state.stage + 1, h=recomputed(self.convolved, state))
 
     def fitted(self, x: Tensor) -> Tensor:
         """(batch, row, column, ...) with rows and columns that the stride divides into the next stage's."""
@@ -49,7 +49,7 @@ class Convolution(nn.Module):
         grouped = columns.unflatten(0, (self.groups, -1))
         return torch.einsum("goiyx,gir->goyxr", kernel, grouped).flatten(0, 1).flatten(1)
 
-    def convolved(self, state: State) -> Tensor:
+    def convolved(self, state: Hidden) -> Tensor:
         maps = self.fitted(form(state)).movedim(-1, 1)
         return F.conv2d(maps, self.weight.to(maps.dtype), stride=self.stride, groups=self.groups).movedim(1, -1)
 
@@ -62,8 +62,8 @@ class Transition(nn.Module):
         super().__init__()
         self.module, self.layout = module, layout
 
-    def forward(self, state: State) -> State:
-        return State(state.stage + 1, h=recomputed(self.passed, state))
+    def forward(self, state: Hidden) -> Hidden:
+        return Hidden(state.stage + 1, h=recomputed(self.passed, state))
 
-    def passed(self, state: State) -> Tensor:
+    def passed(self, state: Hidden) -> Tensor:
         return self.layout.to_side(self.module(self.layout.from_side(form(state))))

@@ -16,10 +16,10 @@ CONVOLUTIONS = "its blocks are convolutions"
 """Why nothing is done to linear layers where a family has none."""
 
 
-Linear = nn.Linear | nn.Conv2d
+LinearLayer = nn.Linear | nn.Conv2d
 
 
-def linear_layer(block: nn.Module, name: str, number: int) -> Linear:
+def linear_layer(block: nn.Module, name: str, number: int) -> LinearLayer:
     """A linear layer of a block. Raises ValueError if what stands there is none."""
     try:
         layer = block.get_submodule(name)
@@ -45,7 +45,7 @@ def from_last(x: Tensor, layer: nn.Module) -> Tensor:
     return x.movedim(-1, 1) if channels_first(layer) else x
 
 
-def matrix(layer: Linear) -> Tensor:
+def matrix(layer: LinearLayer) -> Tensor:
     """The weight as (out, in)."""
     return layer.weight.flatten(1)
 
@@ -58,7 +58,7 @@ def with_bias(layer: nn.Module) -> Any:
     return copied
 
 
-def with_added(layer: Linear, delta: Tensor) -> Linear:
+def with_added(layer: LinearLayer, delta: Tensor) -> LinearLayer:
     """A plain copy of a layer with something added to its weight."""
     copied = copy.deepcopy(layer)
     copied.weight += delta.view_as(copied.weight)
@@ -66,7 +66,7 @@ def with_added(layer: Linear, delta: Tensor) -> Linear:
 
 
 def remade_linear(
-    x: Tensor, layer: Linear, bias: Tensor | None, remake: Callable[..., Tensor], *parameters: Tensor
+    x: Tensor, layer: LinearLayer, bias: Tensor | None, remake: Callable[..., Tensor], *parameters: Tensor
 ) -> Tensor:
     """What a linear layer computes with another bias, and `remake(weight, *parameters)` in place of its weight.
 

@@ -44,7 +44,7 @@ def fisher(blocks: Iterable[int], paths: Paths, measured: Measured) -> Importanc
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class Channels:
     """What stays of one block; indices of channels."""
 
     stream: Tensor
@@ -69,7 +69,7 @@ def kept_stream(importance: Importance, width: int) -> Tensor:
     return most_important(torch.stack(scores).sum(0), width)
 
 
-def kept_in(attention: Any, of: Mapping[Role, Tensor], stream: Tensor, reduction: int) -> Kept:
+def kept_in(attention: Any, of: Mapping[Role, Tensor], stream: Tensor, reduction: int) -> Channels:
     heads, size = attention.num_heads, attention.head_dim
     rows = of["qkv"].sum(1).view(3, heads, size)
     pairs = most_important(rows[0] + rows[1], size // reduction)  # a query's channel meets the same of the key
@@ -77,7 +77,7 @@ def kept_in(attention: Any, of: Mapping[Role, Tensor], stream: Tensor, reduction
     of_head = torch.arange(heads, device=rows.device)[:, None] * size
     pairs, values = (of_head + pairs).flatten(), (of_head + values).flatten()
     hidden = of["fc1"].sum(1) + of["fc2"].sum(0)
-    return Kept(
+    return Channels(
         stream=stream,
         qkv=torch.cat([pairs, heads * size + pairs, 2 * heads * size + values]),
         values=values,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import LINEAR, Family
-from sidetune.methods.layers import CONVOLUTIONS, Linear, linear_layer, matrix, remade_linear, with_bias
+from sidetune.methods.layers import CONVOLUTIONS, LinearLayer, linear_layer, matrix, remade_linear, with_bias
 from sidetune.methods.method import Adaptation, Method
 from sidetune.methods.ssf import ScaleShift, layers_of
 
@@ -28,7 +28,7 @@ def rescaled(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
 class Rescaled(nn.Module):
     """A frozen linear layer with rescaled weight and shifted output."""
 
-    def __init__(self, base: Linear, num_slices: int) -> None:
+    def __init__(self, base: LinearLayer, num_slices: int) -> None:
         super().__init__()
         self.base = base
         num_outputs, num_inputs = matrix(base).shape
@@ -46,7 +46,7 @@ class Rescaled(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> nn.Module:
-        merged: Linear = with_bias(self.base)
+        merged: LinearLayer = with_bias(self.base)
         merged.weight.copy_(rescaled(matrix(self.base), self.left, self.right).view_as(merged.weight))
         assert merged.bias is not None
         merged.bias.copy_(self.bias())

@@ -21,7 +21,7 @@ from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import LINEAR, Family
 from sidetune.methods.layers import (
     CONVOLUTIONS,
-    Linear,
+    LinearLayer,
     affine,
     channels_first,
     check_width,
@@ -112,7 +112,7 @@ class TunedLinear(nn.Module):
     """A linear layer of which single weights are trained, and some matrices by low-rank updates."""
 
     def __init__(
-        self, base: Linear, weight: Singles | None, bias: Singles | None, lowrank: LowRankUpdate | None
+        self, base: LinearLayer, weight: Singles | None, bias: Singles | None, lowrank: LowRankUpdate | None
     ) -> None:
         super().__init__()
         self.base, self.weight, self.bias, self.lowrank = base, weight, bias, lowrank

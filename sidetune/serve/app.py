@@ -24,7 +24,7 @@ from sidetune.serve.hands import Hands
 from sidetune.serve.intake import Intake, header_length
 from sidetune.serve.keys import Caller, Guard, KeyFile, Keys
 from sidetune.serve.lane import Lane
-from sidetune.serve.metrics import Measured, Metrics
+from sidetune.serve.metrics import Metered, Metrics
 from sidetune.serve.refusals import Lingering, on_failure, on_refusal
 from sidetune.serve.service import Service
 from sidetune.serve.settings import Settings
@@ -223,7 +223,7 @@ def create_app(
         routes=routes(serving),
         middleware=[
             Middleware(Lingering, waste=serving.waste),
-            Middleware(Measured, metrics=serving.metrics),
+            Middleware(Metered, metrics=serving.metrics),
             Middleware(Guard, keys=keys),
         ],
         exception_handlers={HTTPException: on_refusal, Exception: on_failure},

@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from sidetune.serve.bucket import busy
 from sidetune.serve.inflate import CODINGS, collect, count, inflate
-from sidetune.serve.lane import Shares
+from sidetune.serve.lane import Allowance
 from sidetune.wire.message import HEADER_LENGTH, MAX_HEADER
 
 TYPES = ("application/json", "application/octet-stream", "")
@@ -21,7 +21,7 @@ class Intake:
     """All bodies that are held at once; they share a budget."""
 
     def __init__(self, max_bytes: int, timeout: float) -> None:
-        self.timeout, self.held = timeout, Shares(max_bytes)
+        self.timeout, self.held = timeout, Allowance(max_bytes)
 
     @asynccontextmanager
     async def body(self, request: Request, limit: int, caller: str = "") -> AsyncIterator[bytearray]:

@@ -70,7 +70,7 @@ class Ticket:
     given: asyncio.Future[None]
 
 
-class Shares:
+class Allowance:
     """An amount that callers hold parts of. One alone may hold `limit`; several hold less each and up to half as much
     again together, so that one who takes all that it may leaves room for the next."""
 

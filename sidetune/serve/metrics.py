@@ -46,7 +46,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class Measured:
+class Metered:
     """Counts every request. The app puts the model's name, once it is known to exist, into the request's state."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

@@ -17,7 +17,7 @@ from sidetune.serve.cache import Cache
 from sidetune.serve.coders import Coders
 from sidetune.serve.decoding import Picture, decoded, digest_of, is_cheap, looked_at
 from sidetune.serve.hands import Hands
-from sidetune.serve.lane import Lane, Shares
+from sidetune.serve.lane import Allowance, Lane
 from sidetune.serve.look import Look
 from sidetune.serve.metrics import Metrics
 from sidetune.serve.settings import Settings
@@ -52,7 +52,7 @@ class Service:
         self.statistics = Statistics(self.card.name)
         self.flying: dict[tuple[str, Ask], Flight] = {}
         """By image and ask: what is being computed now."""
-        self.pending = Shares(settings.queue)
+        self.pending = Allowance(settings.queue)
         """Images accepted and not answered."""
         self.pace = 0.0
         """Seconds an image took lately."""

@@ -24,7 +24,7 @@ FORMER = b"PK"
 
 
 @dataclass(kw_only=True)
-class Progress:
+class Checkpoint:
     """Where a run stands after an epoch. An epoch is a pure function of this and of the seed."""
 
     history: list[Epoch]
@@ -44,7 +44,7 @@ class RunFolder(Folder):
 
     def start(
         self, request: Mapping[str, Any], *, resume: bool, overwrite: bool, about: Mapping[str, Any] | None = None
-    ) -> Progress | None:
+    ) -> Checkpoint | None:
         """Begin a run, or go on with one; returns where it stands. Raises as `begin` and `load` do."""
         if self.writes:
             self.begin(request, resume=resume, overwrite=overwrite, about=about)
@@ -52,7 +52,7 @@ class RunFolder(Folder):
             self.request = json.loads(json.dumps(request))
         return self.load()
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: Checkpoint) -> None:
         if not self.writes:
             return
         state = {**vars(progress), "history": [asdict(e) for e in progress.history], "run": bound(self.request)}
@@ -63,7 +63,7 @@ class RunFolder(Folder):
             sealing.close()
         write_text(self.path / HISTORY, json.dumps(state["history"], indent=1))
 
-    def load(self) -> Progress | None:
+    def load(self) -> Checkpoint | None:
         """The last checkpoint; None if the run was stopped before its first.
 
         Raises DataError for a damaged one, and for one of another run than was begun.
@@ -75,7 +75,7 @@ class RunFolder(Folder):
         try:
             state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             run, history = state.pop("run", None), [Epoch(**e) for e in state.pop("history")]
-            progress = Progress(**state, history=history)
+            progress = Checkpoint(**state, history=history)
         except (RuntimeError, OSError, EOFError, ValueError, TypeError, KeyError, pickle.UnpicklingError) as e:
             raise DataError(
                 f"{path} is damaged, or only half of it is there ({str(e).splitlines()[0]}); {AGAIN}"

@@ -28,7 +28,7 @@ from sidetune.store import Kept
 from sidetune.tasks import described
 from sidetune.tasks.task import rank
 from sidetune.train.batches import Data, Targets, as_dataset, evaluation_batches, is_unnamed, sized, training_batches
-from sidetune.train.checkpoint import Progress, RunFolder
+from sidetune.train.checkpoint import Checkpoint, RunFolder
 from sidetune.train.epoch import Epoch
 from sidetune.train.evaluate import score
 from sidetune.train.kept import keep
@@ -146,7 +146,7 @@ def fit(
             if progress is None:
                 begin(model, train_set, recipe.seed)
             kept_in = None if store is None else Path(store)
-            run = Run(model, recipe, precision, accelerator, report, folder, kept_in)
+            run = Training(model, recipe, precision, accelerator, report, folder, kept_in)
             return run(train_set, val_set, progress)
         except KeyboardInterrupt as e:
             hint = f"; go on with --resume (resume=True), {out} keeps the last finished epoch" if out else ""
@@ -174,7 +174,7 @@ def digest_of_images(data: Dataset[Any] | None) -> str | None:
     return data.samples.digest() if isinstance(data, ImageDataset) else None
 
 
-class Run:
+class Training:
     """One run of `fit` on one process."""
 
     def __init__(
@@ -195,7 +195,7 @@ class Run:
         self.terms: dict[str, Tensor] = {}
         """The sums of an epoch's losses by name."""
 
-    def __call__(self, train: Dataset[Any], val: Dataset[Any] | None, progress: Progress | None) -> Fit:
+    def __call__(self, train: Dataset[Any], val: Dataset[Any] | None, progress: Checkpoint | None) -> Fit:
         start = time.perf_counter()
         train = self.keep(train)
         val = None if val is None else self.keep(val)
@@ -236,10 +236,10 @@ class Run:
             precision=self.precision,
         )
 
-    def restore(self, progress: Progress | None) -> Progress:
+    def restore(self, progress: Checkpoint | None) -> Checkpoint:
         """Put a checkpoint back, or begin."""
         if progress is None:
-            return Progress(history=[], trained={}, optimizer={}, scaler={})
+            return Checkpoint(history=[], trained={}, optimizer={}, scaler={})
         self.model.load_trained(progress.trained)
         self.optimizer.load_state_dict(progress.optimizer)
         self.scaler.load_state_dict(progress.scaler)
@@ -321,7 +321,7 @@ class Run:
             f"(learning rate {self.lr:g}, {self.precision}){kept}. Try a lower lr, clip_grad=1, or precision='fp32'"
         )
 
-    def close_epoch(self, progress: Progress, record: Epoch) -> None:
+    def close_epoch(self, progress: Checkpoint, record: Epoch) -> None:
         """Note an epoch down, in memory and on disk."""
         progress.history.append(record)
         if self.recipe.keep == "best" and (reached := self.rank(record)) is not None:

@@ -370,21 +370,21 @@ def test_bad_images_are_named_and_skipped_on_request(run, folder, network, model
 
 
 def test_ctrl_c_says_how_to_go_on(run, folder, network, monkeypatch):
-    from sidetune.train.loop import Run
+    from sidetune.train.loop import Training
 
-    train = Run.train_epoch
+    train = Training.train_epoch
 
     def interrupted(self, model, batches, number):
         if number == 1:
             raise KeyboardInterrupt
         return train(self, model, batches, number)
 
-    monkeypatch.setattr(Run, "train_epoch", interrupted)
+    monkeypatch.setattr(Training, "train_epoch", interrupted)
     words = ("fit", folder, *network, "--out", "model", "--epochs", "2")
     status, message = run(*words, fails=True)
     assert status == 130 and "go on with --resume" in message
     assert "unfinished run" in run("predict", "model", folder / "test", fails=True)[1]
-    monkeypatch.setattr(Run, "train_epoch", train)
+    monkeypatch.setattr(Training, "train_epoch", train)
     assert "accuracy" in run(*words, "--resume")
 
 

@@ -14,14 +14,14 @@ from sidetune.backbones.layout import Layout
 from sidetune.methods import DTL
 from sidetune.methods.csn import (
     CompactSideNetwork,
-    ScaleShift,
+    ShareScale,
     convolve,
     convolve_backward,
     fusion_kernel,
     theta,
     written,
 )
-from sidetune.methods.hidden import LowRankMap, State, form
+from sidetune.methods.hidden import Hidden, LowRankMap, form
 from sidetune.methods.joins import Convolution
 from sidetune.seam.taps import block_input, block_output
 
@@ -92,7 +92,7 @@ def test_without_gradients_nothing_is_kept_and_the_same_is_written(vit):
 
 
 def test_scales_start_at_one_and_shifts_at_zero():
-    scale, h = ScaleShift(5), torch.randn(2, 3, 5)
+    scale, h = ShareScale(5), torch.randn(2, 3, 5)
     assert torch.equal(scale(h), h)
     with torch.no_grad():
         scale.gamma.copy_(torch.arange(5.0)), scale.beta.fill_(7)
@@ -171,7 +171,7 @@ def test_h_starts_anew_in_a_stage_that_is_not_joined():
     assert second.stage == 2
     assert torch.allclose(form(second), x @ side.w["2"].a.T @ side.w["2"].c.T), "nothing of the stage before"
     assert side.at(1, first) is first
-    assert side.at(3, first) == State(3), "two stages on, nothing joins them"
+    assert side.at(3, first) == Hidden(3), "two stages on, nothing joins them"
 
 
 def test_h_goes_through_every_join_on_the_way():
@@ -188,7 +188,7 @@ def test_h_goes_through_every_join_on_the_way():
 def test_what_is_joined_to_one_stage_alone_stops_there():
     side = staged(joins=(2,))
     state = side.read(1, torch.randn(*INPUTS[1], dtype=torch.float64), None)
-    assert side.at(2, state).codes and side.at(3, state) == State(3)
+    assert side.at(2, state).codes and side.at(3, state) == Hidden(3)
 
 
 @pytest.mark.parametrize("block", [2, 3])

@@ -15,7 +15,7 @@ from sidetune.measure.memory import TensorBytes
 from sidetune.measure.parameters import count
 from sidetune.methods import DTL, DTLv2
 from sidetune.methods.dtlv2 import later_of_one_h, num_groups
-from sidetune.methods.hidden import LowRankMap, State, form
+from sidetune.methods.hidden import Hidden, LowRankMap, form
 from sidetune.methods.joins import Convolution
 from sidetune.seam.taps import block_input, block_output
 from sidetune.train.recipe import Recipe
@@ -392,9 +392,9 @@ def test_joined_factors_are_the_convolution_of_what_they_form(size, next_size, s
     join = Convolution(8, 24, next_size, stride, groups=2).double()
     codes = tuple(torch.randn(2, *size, r, dtype=torch.float64) for r in (1, 2))
     columns = tuple(torch.randn(8, r, dtype=torch.float64) for r in (1, 2))
-    state = join(State(1, codes, columns))
+    state = join(Hidden(1, codes, columns))
     assert state.h is None and state.num_codes == 3 * stride**2
-    formed = join(State(1, h=form(State(1, codes, columns))))
+    formed = join(Hidden(1, h=form(Hidden(1, codes, columns))))
     assert formed.h.shape == (2, *next_size, 24)
     assert torch.allclose(form(state), formed.h)
 
@@ -418,7 +418,7 @@ def test_writing_keeps_nothing_but_the_output(kind):
 
 def test_a_wide_read_keeps_what_it_read_and_h():
     w, x = LowRankMap(64, 48), torch.randn(2, 17, 64)
-    state = State(1).read(x, w).read(x, w)
+    state = Hidden(1).read(x, w).read(x, w)
     assert state.h is not None
     with TensorBytes([x, *w.parameters(), state.h]) as tracker:
         before = tracker.alive
@@ -428,7 +428,7 @@ def test_a_wide_read_keeps_what_it_read_and_h():
 
 def test_codes_stand_for_h_until_they_are_wider_and_then_h_is_formed():
     torch.manual_seed(0)
-    state, x = State(1), torch.randn(2, 5, 8)
+    state, x = Hidden(1), torch.randn(2, 5, 8)
     for rank in (3, 5):
         state = state.read(x, LowRankMap(8, rank))
     assert state.h is None and state.num_codes == 8

@@ -13,7 +13,7 @@ from PIL import Image
 from sidetune.data.geometry import Geometry
 from sidetune.serve.coders import Coders
 from sidetune.serve.decoding import decoded, is_cheap
-from sidetune.serve.lane import Lane, Shares
+from sidetune.serve.lane import Allowance, Lane
 from sidetune.serve.look import START_OF_SCAN, look, size_of
 from sidetune.serve.settings import Settings
 from sidetune.wire.ask import Ask
@@ -260,7 +260,7 @@ def test_a_turn_that_nobody_waits_for_is_passed_over_and_nothing_is_lost():
 
 
 def test_one_caller_may_hold_the_limit_and_leaves_room_for_the_next():
-    shares = Shares(100)
+    shares = Allowance(100)
     assert shares.take("a", 100) and not shares.take("a", 1)
     assert shares.take("b", 30) and not shares.take("b", 10)
     assert shares.total == 130

@@ -17,7 +17,7 @@ from sidetune.errors import Interrupted, RunExists
 from sidetune.tasks.classification import ClassificationScore
 from sidetune.train import loop
 from sidetune.train.batches import Shuffled, training_batches
-from sidetune.train.loop import Run, Silent
+from sidetune.train.loop import Silent, Training
 from sidetune.train.optimizer import make_optimizer
 from sidetune.train.recipe import Recipe
 from sidetune.train.schedule import learning_rate
@@ -95,7 +95,7 @@ def test_random_numbers_differ_from_process_to_process(vit):
         accelerator = SimpleNamespace(
             device=torch.device("cpu"), process_index=index, reduce=lambda total, how: total, num_processes=2
         )
-        run = Run(sidetune.adapt(vit, "linear", num_classes=3), PLAIN, "fp32", accelerator, Silent(), None, None)
+        run = Training(sidetune.adapt(vit, "linear", num_classes=3), PLAIN, "fp32", accelerator, Silent(), None, None)
         found = []
 
         class Batches(list):
