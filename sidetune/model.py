@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from sidetune import merging, saving
 from sidetune.backbones import Backbone, open_backbone
 from sidetune.backbones.held import by_autocast, hold
-from sidetune.backbones.prefix import Prefix, check_images
+from sidetune.backbones.prefix import Prefix
+from sidetune.backbones.sizes import check_images
 from sidetune.data.pictures import One, Picture, Pixels, all_of, as_rgb, is_one
 from sidetune.data.reading import Reading
 from sidetune.data.transforms import Transform
@@ -41,6 +42,7 @@ class AdaptedModel(nn.Module):
     def __init__(self, backbone: Backbone, method: Method, task: Task, transform: Transform) -> None:
         super().__init__()
         self.card, self.method, self.task, self.transform = backbone.card, method, task, transform
+        self.steps = backbone.steps
         self.recipe: Recipe | None = None
         """The recipe of the last `fit`."""
         self.begun = False
@@ -102,7 +104,7 @@ class AdaptedModel(nn.Module):
     def features(self, images: Float[Tensor, "batch 3 height width"]) -> Features | Tensor:
         """The frozen half: what crosses the seam. The images themselves if nothing is frozen."""
         if self.prefix is None:
-            check_images(images, self.card.image_size)
+            check_images(images, self.card.image_size, self.steps)
             return images
         if self.is_compiled and len(images) == 1:  # compilers treat a size of 1 apart, and would begin anew
             return self.prefix(twice(images), self.need).map(lambda t: t[:1])
@@ -111,7 +113,7 @@ class AdaptedModel(nn.Module):
     def forward(self, x: Float[Tensor, "batch 3 height width"] | Features) -> Float[Tensor, "batch label"]:
         """Logits of images (normalised as `transform` does), or of their features.
 
-        Raises ValueError for images of another size than the backbone was opened for.
+        Raises ValueError for images of a size that the backbone does not take.
         """
         given = self.features(x) if isinstance(x, Tensor) else x
         with by_autocast(self.device, self.dtype):

@@ -17,15 +17,16 @@ from sidetune.backbones.backbone import Backbone, Card, trace_shapes
 from sidetune.backbones.cnn import EFFICIENTNET, RESNET
 from sidetune.backbones.convnext import CONVNEXT
 from sidetune.backbones.eva import EVA
-from sidetune.backbones.family import Family, Parts, Size
+from sidetune.backbones.family import Family, Parts
 from sidetune.backbones.packaged import PACKAGED
+from sidetune.backbones.sizes import Size, Steps
 from sidetune.backbones.structure import frozen, rebuild
 from sidetune.backbones.swin import SWIN
 from sidetune.backbones.vit import VIT
 from sidetune.backbones.weights import create, digest_of
 from sidetune.errors import unknown
 
-__all__ = ["FAMILIES", "Backbone", "Card", "Family", "Parts", "family_named", "open_backbone"]
+__all__ = ["FAMILIES", "Backbone", "Card", "Family", "Parts", "Steps", "family_named", "open_backbone"]
 
 FAMILIES: dict[type[nn.Module], Family] = {
     VisionTransformer: VIT,
@@ -53,9 +54,10 @@ def open_backbone(
     """Open a network: a timm name, a packaged name, a weights file (with its timm `architecture`), or a timm module.
 
     A module of the caller's is left untouched; its weights are shared, not copied. `image_size` (pixels, or height and
-    width) resamples position embeddings where the network has them; the default is the network's own size. `mean` and
-    `std` default to what the network was pretrained with. `as_0_1` opens a Swin as version 0.1 did, with windows that
-    grow with the image, for what was trained on that.
+    width) resamples position embeddings where the network has them; the default is the network's own size. Networks of
+    maps (`Backbone.steps`) run on images of other sizes as well, those of tokens on this one alone; a module that is
+    opened again for another size shares its weights. `mean` and `std` default to what the network was pretrained with.
+    `as_0_1` opens a Swin as version 0.1 did, with windows that grow with the image, for what was trained on that.
 
     Raises ValueError for unknown names, families and image sizes that the network cannot take, ConnectionError if a
     hub cannot be reached, MissingExtra for a packaged backbone that is not installed.
@@ -84,7 +86,10 @@ def open_backbone(
     try:
         input_shapes, output_shapes, num_features = trace_shapes(parts, size)
     except (RuntimeError, AssertionError) as e:
-        raise ValueError(f"this {family} backbone cannot take images of {size[0]} x {size[1]} pixels: {e}") from e
+        fitting = f" (it takes heights and widths {parts.steps})" if parts.steps else ""
+        raise ValueError(
+            f"this {family} backbone cannot take images of {size[0]} x {size[1]} pixels{fitting}: {e}"
+        ) from e
     card = Card(
         name=name_of(source, config),
         architecture=config.get("architecture") or architecture or "",

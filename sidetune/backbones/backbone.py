@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sidetune.backbones.family import Family as Family
 from sidetune.backbones.family import Parts as Parts
 from sidetune.backbones.held import Copies
+from sidetune.backbones.sizes import Size
 from sidetune.backbones.structure import rebuild
 
 
@@ -92,9 +93,30 @@ class Backbone(Parts):
             raise ValueError(f"pool {name!r} does not exist here; known: native, {', '.join(self.pools)}")
         return pool
 
+    def places_after(self, first: int, places: Size) -> Size:
+        """Rows and columns of maps in the stage that begins with block `first`, from those in the stage before."""
+        width = self.output_width(first - 1)
+        shape = (width, *places) if self.layout.channels_first else (*places, width)
+        between = [self.transitions[first]] if first in self.transitions else []
+        passed = nn.Sequential(*between, *([] if self.keeps_shape(first) else [self.blocks[first]]))
+        dtype = next((p.dtype for p in passed.parameters()), torch.float32)
+        with torch.no_grad():
+            z = on_meta(passed)(torch.empty(1, *shape, dtype=dtype, device="meta"))
+        rows, columns = z.shape[2:] if self.layout.channels_first else z.shape[1:3]
+        return rows, columns
+
     def keeps_shape(self, block: int) -> bool:
         """Whether the block's output has the shape of its input (the first block of a ResNet stage does not)."""
         return self.input_shapes[block] == self.output_shapes[block]
+
+
+def on_meta(module: nn.Module) -> nn.Module:
+    """A copy without values, in eval mode."""
+
+    def bare(_: str, t: Tensor) -> Tensor:
+        return nn.Parameter(t.to("meta"), requires_grad=False) if isinstance(t, nn.Parameter) else t.to("meta")
+
+    return rebuild(module, bare).eval()
 
 
 @torch.no_grad()
@@ -102,16 +124,6 @@ def trace_shapes(
     parts: Parts, image_size: tuple[int, int]
 ) -> tuple[dict[int, tuple[int, ...]], dict[int, tuple[int, ...]], int]:
     """Shapes of every block's input and output and the pooled width, found on the meta device without computing."""
-
-    def on_meta(module: nn.Module) -> nn.Module:
-        copied = rebuild(
-            module,
-            lambda _, t: (
-                nn.Parameter(t.to("meta"), requires_grad=False) if isinstance(t, nn.Parameter) else t.to("meta")
-            ),
-        )
-        return copied.eval()
-
     inputs: dict[int, tuple[int, ...]] = {}
     outputs: dict[int, tuple[int, ...]] = {}
     z = on_meta(parts.stem)(torch.empty(1, 3, *image_size, device="meta"))

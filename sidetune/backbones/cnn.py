@@ -6,6 +6,7 @@ from torch import nn
 
 from sidetune.backbones.family import Family, Parts
 from sidetune.backbones.layout import Layout
+from sidetune.backbones.sizes import Steps
 from sidetune.backbones.staged import staged_parts
 
 
@@ -18,6 +19,7 @@ def open_resnet(net: ResNet) -> Parts:
         norm_first=True,
         global_pool=net.global_pool,
         layout=Layout(channels_first=True),
+        steps=Steps(),
     )
 
 
@@ -30,6 +32,7 @@ def open_efficientnet(net: EfficientNet) -> Parts:
         norm_first=True,
         global_pool=net.global_pool,
         layout=Layout(channels_first=True),
+        steps=Steps(),
     )
 
 

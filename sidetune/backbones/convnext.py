@@ -5,6 +5,7 @@ from torch import nn
 
 from sidetune.backbones.family import Family, Parts
 from sidetune.backbones.layout import Layout
+from sidetune.backbones.sizes import Steps
 from sidetune.backbones.staged import staged_parts
 
 
@@ -12,6 +13,7 @@ def open_convnext(net: ConvNeXt) -> Parts:
     norm_first = not isinstance(net.norm_pre, nn.Identity)
     if not isinstance(getattr(net.head, "pre_logits", nn.Identity()), nn.Identity):
         raise ValueError("a ConvNeXt whose head has a hidden layer cannot be opened; pass one without")
+    reduction = net.feature_info[-1]["reduction"]
     return staged_parts(
         CONVNEXT,
         stem=net.stem,
@@ -20,6 +22,7 @@ def open_convnext(net: ConvNeXt) -> Parts:
         norm_first=norm_first,
         global_pool=net.head.global_pool,
         layout=Layout(channels_first=True),
+        steps=Steps(least=(reduction, reduction)),
     )
 
 

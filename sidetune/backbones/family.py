@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from torch import nn
 
 from sidetune.backbones.layout import Layout
+from sidetune.backbones.sizes import Size, Steps
 
 Role = Literal[
     "attention",
@@ -35,9 +36,6 @@ ATTENTION_READERS: tuple[Role, ...] = ("qkv", "q", "k", "v")
 MLP_READERS: tuple[Role, ...] = ("fc1", "gate", "gated")
 LINEAR: tuple[Role, ...] = (*ATTENTION_READERS, "projection", *MLP_READERS, "fc2")
 """Linear layers, in the order of the forward pass."""
-
-Size = tuple[int, int]
-"""Height and width."""
 
 
 def resize_by_timm(network: Any, size: Size) -> None:
@@ -129,6 +127,8 @@ class Parts:
     native_pool: str
     """The pooling the network was pretrained with."""
     layout: Layout
+    steps: Steps | None = None
+    """The sizes that images may have besides the one the network is open for; None where it is that one alone."""
     revised: bool = False
     """Whether version 0.1 made something else of these weights at this size."""
 

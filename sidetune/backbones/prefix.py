@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.held import hold, is_low, natively
+from sidetune.backbones.sizes import check_images
 from sidetune.backbones.structure import shared
 from sidetune.seam.features import Features, widened
 from sidetune.seam.taps import (
@@ -35,7 +36,7 @@ class Prefix(nn.Module):
         sums = numbers(need, "sum")
         if sums and (changing := [i for i in backbone.blocks if not backbone.keeps_shape(i)]):
             raise ValueError(f"taps cannot be summed: blocks {changing} change the shape of what they are given")
-        self.image_size, self.copies = backbone.card.image_size, backbone.copies
+        self.image_size, self.steps, self.copies = backbone.card.image_size, backbone.steps, backbone.copies
         self.stem = shared(backbone.stem)
         run = range(1, last_block(need, backbone.num_blocks) + 1)
         self.blocks = nn.ModuleDict({str(i): shared(backbone.blocks[i]) for i in run})
@@ -57,8 +58,8 @@ class Prefix(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Float[Tensor, "batch 3 height width"], need: Need) -> Features:
-        """Run no further than `need` asks; raises ValueError for images of another size than the backbone's."""
-        check_images(images, self.image_size)
+        """Run no further than `need` asks; raises ValueError for images of a size that the backbone does not take."""
+        check_images(images, self.image_size, self.steps)
         with natively(images.device, self.dtype):
             return self.step_through(images.to(self.dtype) if is_low(self.dtype) else images, need)
 
@@ -100,12 +101,3 @@ def in_compute_type(t: Tensor) -> Tensor:
     """Taps cross the seam in the type that autocast computes in, where it is on."""
     kind = t.device.type
     return t.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else t
-
-
-def check_images(images: Tensor, image_size: tuple[int, int]) -> None:
-    height, width = image_size
-    if images.ndim != 4 or tuple(images.shape[1:]) != (3, height, width):
-        raise ValueError(
-            f"expected images of shape (batch, 3, {height}, {width}), got {tuple(images.shape)}; "
-            f"resize them, or open the backbone with image_size="
-        )

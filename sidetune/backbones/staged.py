@@ -9,6 +9,7 @@ from torch import nn
 from sidetune.backbones.family import Family, Parts
 from sidetune.backbones.layout import Layout
 from sidetune.backbones.pools import MeanPool
+from sidetune.backbones.sizes import Steps
 
 
 def staged_parts(
@@ -20,6 +21,7 @@ def staged_parts(
     norm_first: bool,
     global_pool: nn.Module,
     layout: Layout,
+    steps: Steps | None = None,
     revised: bool = False,
 ) -> Parts:
     """Number the blocks of stages, each given as (its transition, its blocks)."""
@@ -44,5 +46,6 @@ def staged_parts(
         pools={"mean": MeanPool(norm, layout, norm_first=norm_first)},
         native_pool="mean",
         layout=layout,
+        steps=steps,
         revised=revised,
     )

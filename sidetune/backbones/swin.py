@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from sidetune.backbones.family import Family, Parts, resize_by_timm
 from sidetune.backbones.layout import Layout
+from sidetune.backbones.sizes import Steps
 from sidetune.backbones.staged import staged_parts
+from sidetune.backbones.structure import shared
 from sidetune.errors import CannotMerge
 
 Pair = tuple[int, int]
@@ -129,12 +131,16 @@ def open_swin(swin: SwinTransformer) -> Parts:
         size = rows, columns
         revised |= any(tuple(b.input_resolution) != size or is_cut(size, b.window_size) for b in stage.blocks)
         stages.append((stage.downsample, [SwinBlock(block, size) for block in stage.blocks]))
-    return parts_of(swin, stages, revised=revised)
+    stem = shared(swin.patch_embed)
+    stem.strict_img_size = False  # blocks follow the maps, and patches any image that is made of them
+    patch = tuple(stem.patch_size)
+    return parts_of(swin, stages, stem=stem, steps=Steps(of=patch, least=patch), revised=revised)
 
 
 def open_as_0_1(swin: SwinTransformer) -> Parts:
     """With timm's own blocks, as version 0.1 ran them."""
-    return parts_of(swin, [(stage.downsample, list(stage.blocks)) for stage in swin.layers], revised=False)
+    stages = [(stage.downsample, list(stage.blocks)) for stage in swin.layers]
+    return parts_of(swin, stages, stem=swin.patch_embed, steps=None, revised=False)
 
 
 def resize_keeping_windows(swin: Any, size: Pair) -> None:
@@ -165,15 +171,23 @@ def windows_of(swin: Any) -> list[Pair]:
     return [stage.blocks[0].window_size for stage in swin.layers]
 
 
-def parts_of(swin: SwinTransformer, stages: list[tuple[nn.Module | None, list[nn.Module]]], *, revised: bool) -> Parts:
+def parts_of(
+    swin: SwinTransformer,
+    stages: list[tuple[nn.Module | None, list[nn.Module]]],
+    *,
+    stem: nn.Module,
+    steps: Steps | None,
+    revised: bool,
+) -> Parts:
     return staged_parts(
         SWIN,
-        stem=swin.patch_embed,
+        stem=stem,
         stages=stages,
         norm=swin.norm,
         norm_first=True,
         global_pool=swin.head.global_pool,
         layout=Layout(),
+        steps=steps,
         revised=revised,
     )
 

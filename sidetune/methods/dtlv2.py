@@ -144,7 +144,18 @@ class DTLv2(Method):
         size, next_size = (map_size(backbone, i) for i in (first - 1, first))
         stride = max(1, *(round(a / b) for a, b in zip(size, next_size, strict=True)))
         groups = 1 if self.connection == "full" else num_groups(width, next_width, self.group_size)
-        return Convolution(width, next_width, next_size, stride, groups)
+        if backbone.steps is None:
+            return Convolution(width, next_width, next_size, stride, groups)
+        rounds_up = rounding(backbone, first, stride)
+        return Convolution(width, next_width, next_size, stride, groups, size=size, rounds_up=rounds_up)
+
+
+def rounding(backbone: Backbone, first: int, stride: int) -> bool | None:
+    """Whether the stage that begins with a block has its number of places rounded up where `stride` does not divide
+    it; None if it is no such fraction."""
+    places = 8 * stride + 1
+    after, _ = backbone.places_after(first, (places, places))
+    return {-(-places // stride): True, places // stride: False}.get(after)
 
 
 def later_of_one_h(reads: tuple[int, ...], writes: tuple[int, ...], stages: Mapping[int, int]) -> list[int]:
