@@ -11,6 +11,7 @@ from conftest import tiny_network
 from safetensors.torch import load_file
 
 import sidetune
+from sidetune.errors import RunExists
 from sidetune.train.recipe import Recipe
 
 FORMER = Path(__file__).parent / "formats/0.1"
@@ -59,3 +60,18 @@ def test_a_store_of_more_serves_one_that_asks_for_less(vit, samples, former):
     model = sidetune.adapt(vit, "dtl", classes=samples.classes, transform="vtab", seed=1)
     sidetune.fit(model, samples.subset(range(6)), recipe=recipe, store=folder)
     assert sorted(folder.rglob("*")) == files
+
+
+def test_a_run_whose_recipe_holds_means_goes_on_by_those_of_today(vit, samples, tmp_path):
+    former = Path(shutil.copytree(FORMER.parent / "0.1-sealed", tmp_path / "sealed"))
+    recipe = Recipe(epochs=3, batch_size=8, precision="fp32", num_workers=0, seed=1)
+    model = sidetune.adapt(vit, "linear", classes=samples.classes, transform="vtab", seed=1)
+    done = sidetune.fit(model, samples.subset(range(24)), recipe=recipe, out=former / "stopped", resume=True)
+    assert done.num_found == 2 and len(done.history) == 3
+    whole = sidetune.Adapter.read(former / "finished")
+    assert whole.recipe.means.micro_batch == 4 and whole.recipe.deciding() == replace(recipe, lr=0.03).deciding()
+    assert all(torch.allclose(t, whole.tensors[name], atol=1e-6) for name, t in model.trained().items())
+    with pytest.raises(RunExists, match="other choices: recipe.epochs: 3 -> 4"):
+        sidetune.fit(
+            model, samples.subset(range(24)), recipe=replace(recipe, epochs=4), out=former / "stopped", resume=True
+        )

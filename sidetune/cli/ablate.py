@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,7 +42,7 @@ def ablate_command(
     from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.progress import progress
     from sidetune.cli.resumable import placed, words_given
-    from sidetune.cli.search import with_rates
+    from sidetune.cli.trials import with_rates
     from sidetune.runs.compare import compare
     from sidetune.runs.folder import output_folder
     from sidetune.runs.plots import plot_study
@@ -52,10 +52,7 @@ def ablate_command(
     from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
-    setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices)
-    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
-    if lr is not None:
-        recipe = replace(recipe, lr=None) if lr == "auto" else changed(recipe, {"lr": lr})
+    setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices, epochs=epochs, lr=lr)
     own = varied(study) if ":" in study else None
     variants = find_study(study) if own is None else lambda _: own
     check_names(backbone, setup)

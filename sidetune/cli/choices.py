@@ -101,9 +101,14 @@ def parse(settings: Sequence[str]) -> Settings:
     return choices
 
 
-def changed_recipe(recipe: Recipe, choices: Settings) -> Recipe:
+def changed_recipe(recipe: Recipe, choices: Settings, *, epochs: int | None = None, lr: str | None = None) -> Recipe:
+    """The recipe with what was set, its means too; `epochs` and `lr` (auto leaves it open) where they are given."""
     recipe = changed(recipe, choices.recipe)
-    return dataclasses.replace(recipe, means=changed(recipe.means, choices.means))
+    recipe = dataclasses.replace(recipe, means=changed(recipe.means, choices.means))
+    recipe = recipe if epochs is None else dataclasses.replace(recipe, epochs=epochs)
+    if lr is None:
+        return recipe
+    return dataclasses.replace(recipe, lr=None) if lr == "auto" else changed(recipe, {"lr": lr})
 
 
 def changed(value: T, changes: dict[str, str]) -> T:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +49,7 @@ def compare_command(
     from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.progress import progress
     from sidetune.cli.resumable import placed, words_given
-    from sidetune.cli.search import with_rates
+    from sidetune.cli.trials import with_rates
     from sidetune.methods import find_method
     from sidetune.runs.compare import compare
     from sidetune.runs.conventions import find_convention
@@ -71,10 +71,7 @@ def compare_command(
             raise ValueError(f"{recipe_name} normalises pixels otherwise for some of {methods}; compare those apart")
         setup, recipe = Setup(transform=run.transform, mean=run.mean, std=run.std), run.recipe
         backbone, rates = backbone or run.backbone, run.rates or None
-    setup, recipe = changed(setup, choices.setup), changed_recipe(recipe, choices)
-    recipe = recipe if epochs is None else replace(recipe, epochs=epochs)
-    if lr is not None:
-        recipe = replace(recipe, lr=None) if lr == "auto" else changed(recipe, {"lr": lr})
+    setup, recipe = changed(setup, choices.setup), changed_recipe(recipe, choices, epochs=epochs, lr=lr)
     backbone = backbone or DEFAULT_BACKBONE
     check_names(backbone, setup)
     with progress() as report, ExitStack() as held:

@@ -59,7 +59,7 @@ def fit_command(
     from sidetune.cli.progress import ERR, progress
     from sidetune.cli.resumable import placed
     from sidetune.cli.resumed import about, gone_on_with
-    from sidetune.cli.search import chosen_for
+    from sidetune.cli.trials import chosen_for
     from sidetune.data.sources import name_of
     from sidetune.errors import DataError
     from sidetune.locked import worked_on
@@ -88,13 +88,11 @@ def fit_command(
     if data is None:
         raise DataError(f"{out} does not say what it was trained on; name the images")
     setup = changed(start.setup, choices.setup | ({} if task is None else {"task": task}))
-    chosen_recipe = changed_recipe(start.recipe if epochs is None else replace(start.recipe, epochs=epochs), choices)
-    chosen_recipe = replace(chosen_recipe, views=views or chosen_recipe.views)
     if k is not None:
         choices.method["k"] = k
     search_lr, left_open = lr == "auto", [name for name, value in choices.method.items() if value == "auto"]
-    if lr is not None and not search_lr:
-        chosen_recipe = changed(chosen_recipe, {"lr": lr})
+    chosen_recipe = changed_recipe(start.recipe, choices, epochs=epochs, lr=None if search_lr else lr)
+    chosen_recipe = replace(chosen_recipe, views=views or chosen_recipe.views)
     for name in left_open:
         del choices.method[name]
     chosen_method = changed(start.method, choices.method)
