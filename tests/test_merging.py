@@ -50,6 +50,15 @@ def test_a_network_that_computes_otherwise_is_refused_and_the_model_left_as_it_w
     assert model.training and model.head is head
 
 
+@pytest.mark.parametrize("method", ["dtl", "vpt-deep", "mist"])  # which reads and writes, and which only writes
+def test_a_side_network_is_refused_by_name_before_anything_is_folded(method):
+    model, into = sidetune.adapt(tiny_network("vit"), method, num_classes=3), tiny_network("vit")
+    head = into.head
+    with pytest.raises(CannotMerge, match="adds a side network that is no linear change .* export the whole model"):
+        model.merge(into)
+    assert into.head is head
+
+
 def test_a_network_that_timm_has_no_name_for_has_to_be_given():
     network = timm.models.vision_transformer.VisionTransformer(
         img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=3, num_classes=0

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import tiny_backbone
+from conftest import tiny_backbone, tiny_network
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -28,6 +28,14 @@ def model(seed=0):
 
 def content(folder):
     return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder))}
+
+
+def test_weights_that_sidetune_did_not_write_are_not_written_over(tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    before = content(tmp_path)
+    with pytest.raises(RunExists, match="model.safetensors holds .*weights.* choose another folder"):
+        model().save_pretrained(tmp_path)
+    assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -68,6 +76,14 @@ def test_a_model_goes_on_normalising_as_it_was_trained(tmp_path):
     seen = loaded.prepare(Image.new("RGB", (40, 30), (51, 102, 255)))
     expected = torch.tensor([(0.2 - 0.1) / 0.5, (0.4 - 0.2) / 0.25, (1.0 - 0.3) / 1.0])
     torch.testing.assert_close(seen, expected[:, None, None].expand(3, 32, 32))
+
+
+def test_a_network_is_opened_as_the_one_that_was_saved_was(tmp_path):
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.25, 0.6)
+    opened = sidetune.open_backbone(tiny_network("vit"), mean=mean, std=std)
+    sidetune.adapt(opened, "linear", num_classes=2).save_pretrained(tmp_path)
+    card = sidetune.load(tmp_path, backbone=tiny_network("vit")).card
+    assert card.mean == mean and card.std == std and card.image_size == (32, 32)
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ class Training:
         kept = total
         if progress.best is not None:
             self.model.load_trained(progress.best[1])
-            kept = max(progress.history, key=lambda e: (self.rank(e) or -math.inf, -e.epoch)).epoch
+            kept = next(e.epoch for e in progress.history if self.rank(e) == progress.best[0])
         if self.folder and self.folder.writes:
             self.model.save_pretrained(self.folder.path.parent)
         self.accelerator.wait_for_everyone()

@@ -13,7 +13,7 @@ import pytest
 import sidetune
 from sidetune.cli import pair
 
-KEY = "a-key-for-the-tests-0123"
+KEY, SLOW = "a-key-for-the-tests-0123", "a-slow-key-for-the-tests"
 HEAVY = ("torch", "timm", "torchvision", "PIL", "httpx", "typer", "rich", "matplotlib", "accelerate")
 WITHOUT = f"import sys\nfor name in {HEAVY!r}: sys.modules[name] = None\nfrom sidetune.cli.entry import main\nmain()"
 
@@ -67,49 +67,56 @@ def test_a_service_killed_during_an_enrolment_is_waited_for(weights, folder, tmp
     port, file = free_port(), tmp_path / "f"
     words = ("enroll", folder, "--server", f"http://127.0.0.1:{port}", "--out", file, "--json", "--in-flight", 2)
     answers = []
-    with service(weights, "--port", port, "--keys", slow_key(tmp_path)) as (running, _):
+    with service(weights, "--port", port, *keys_in(tmp_path)) as (running, _):
         enrolling = threading.Thread(
-            target=lambda: answers.append(device(*words, "--key-file", tmp_path / "key", "--precision", "fp32"))
+            target=lambda: answers.append(device(*words, "--key-file", tmp_path / "slow", "--precision", "fp32"))
         )
         enrolling.start()
-        while not file.exists() or device("status", file, "--json")["images"]["train"]["there"] < 3:
-            time.sleep(0.05)
-        running.send_signal(signal.SIGKILL)
+        await_images(file)
+        running.kill()
         running.wait()
-    assert not answers, "it was killed too late for this test to mean anything"
-    time.sleep(0.2)  # so that it finds nobody there
-    with service(weights, "--port", port, "--keys", slow_key(tmp_path)):
+    assert not answers, "at its rate it would have asked for minutes"
+    with socket.create_server(("127.0.0.1", port)) as nobody:
+        nobody.accept()[0].close()  # it has asked in vain
+    (tmp_path / "keys.toml").write_text(f'[slow]\nkey = "{SLOW}"\n')
+    with service(weights, "--port", port, "--keys", tmp_path / "keys.toml"):
         enrolling.join(60)
     assert answers and answers[0]["complete"]
     assert sum(counts["there"] for counts in answers[0]["images"].values()) == 48
 
 
-def slow_key(folder):
-    """A key file with a rate at which 48 images take some seconds."""
-    (folder / "key").write_text(KEY)
-    (folder / "keys.toml").write_text(f'[me]\nkey = "{KEY}"\nrate = 3\n')
-    return folder / "keys.toml"
+def keys_in(folder):
+    """Two keys, one of a rate at which 48 images take minutes: files `slow` and `fast`, and the service's options."""
+    for name, key in (("slow", SLOW), ("fast", KEY)):
+        (folder / name).write_text(key)
+    (folder / "keys.toml").write_text(f'[slow]\nkey = "{SLOW}"\nrate = 0.4\n[fast]\nkey = "{KEY}"\n')
+    return "--keys", folder / "keys.toml"
+
+
+def await_images(file):
+    """Until the first are there."""
+    while not file.exists() or not device("status", file, "--json")["images"]["train"]["there"]:
+        pass
 
 
 @pytest.fixture(scope="module")
-def slow(weights, tmp_path_factory):
-    """Words that name a slow service and the key to it."""
-    folder = tmp_path_factory.mktemp("slow")
-    with service(weights, "--keys", slow_key(folder)) as (_, url):
-        yield "--server", url, "--key-file", folder / "key"
+def hosted(weights, tmp_path_factory):
+    """Words that name a service and a key to it: a slow and a fast one."""
+    folder = tmp_path_factory.mktemp("hosted")
+    with service(weights, *keys_in(folder)) as (_, url):
+        yield [("--server", url, "--key-file", folder / name) for name in ("slow", "fast")]
 
 
-def test_a_device_killed_during_an_enrolment_goes_on(slow, folder, tmp_path):
-    file = tmp_path / "f"
-    words = ["enroll", folder, *slow, "--out", file, "--json"]
-    command = [sys.executable, "-c", WITHOUT, "edge", *map(str, words)]
+def test_a_device_killed_during_an_enrolment_goes_on(hosted, folder, tmp_path):
+    file, (slow, fast) = tmp_path / "f", hosted
+    words = ["enroll", folder, "--out", file, "--json"]
+    command = [sys.executable, "-c", WITHOUT, "edge", *map(str, (*words, *slow))]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        while not file.exists() or not device("status", file, "--json")["images"]["train"]["there"]:
-            time.sleep(0.05)
-        running.send_signal(signal.SIGKILL)
+        await_images(file)
+        running.kill()
     before = device("status", file, "--json")
     assert not before["complete"] and before["images"]["train"]["there"]
-    assert device(*words)["complete"]
+    assert device(*words, *fast)["complete"]
 
 
 @pytest.mark.parametrize(
@@ -136,8 +143,8 @@ def test_an_address_where_nobody_answers_is_given_up(folder, tmp_path):
     assert "has not answered" in said and "refused" in said
 
 
-def test_ctrl_c_stops_at_once_and_says_how_to_go_on(slow, folder, tmp_path):
-    words = ["enroll", folder, *slow, "--out", tmp_path / "f"]
+def test_ctrl_c_stops_at_once_and_says_how_to_go_on(hosted, folder, tmp_path):
+    words = ["enroll", folder, *hosted[0], "--out", tmp_path / "f"]
     command = [sys.executable, "-c", WITHOUT, "edge", *map(str, words)]
 
     def heed() -> None:  # where the tests run in a shell's background, SIGINT comes ignored
@@ -145,8 +152,8 @@ def test_ctrl_c_stops_at_once_and_says_how_to_go_on(slow, folder, tmp_path):
 
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as running:
         while not (tmp_path / "f").exists():
-            time.sleep(0.05)
+            time.sleep(0.01)
         running.send_signal(signal.SIGINT)
         said = running.stderr.read()
-        assert running.wait(5) == 130
+        assert running.wait(60) == 130
     assert "the same command goes on" in said and "Traceback" not in said

@@ -7,6 +7,7 @@ import os
 import shutil
 import zlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,6 +60,13 @@ def test_the_form_of_the_file_does_not_depend_on_the_pages_of_memory(monkeypatch
 
 def items(number):
     return tuple(Item(path=f"{i}.jpg", label=i % 2, part="train", size=1) for i in range(number))
+
+
+def test_marks_begin_on_the_first_page_behind_the_header():
+    header = SimpleNamespace(ks=(), images=(), record_bytes=0)
+    magic_length_and_digest = len(features.MAGIC) + 8
+    for fits, marks in ((1, 4096), (4096, 4096), (4097, 8192), (8192, 8192)):
+        assert Places.of(header, fits - magic_length_and_digest).marks == marks
 
 
 def test_records_beyond_four_gigabytes_are_written_and_read(tmp_path, monkeypatch):

@@ -5,6 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from sidetune import Classification
+from sidetune.methods import METHODS
+from sidetune.seam.features import Features
+from sidetune.seam.taps import pooled
 from sidetune.tasks.classification import ClassificationMeter, ClassificationScore
 
 ABC = ("a", "b", "c")
@@ -55,6 +58,25 @@ def test_weights_weigh_the_losses_of_images_in_batches_and_their_pieces_alike():
     assert whole.item() == pytest.approx((each * torch.tensor([1, 3, 0.5, 3, 1, 1])).sum().item() / 6)
     pieces = [task.losses(outputs[part], targets[part])["cross entropy"] for part in (slice(0, 2), slice(2, 6))]
     assert whole.item() == pytest.approx((pieces[0] * 2 / 6 + pieces[1] * 4 / 6).item())
+
+
+def test_predictions_are_the_most_probable_classes_and_no_more_than_there_are():
+    task, outputs = Classification(classes=ABC), torch.tensor([[0.2, 0.7, 0.1], [0.5, 0.2, 0.3]]).log()
+    for top in (1, 2, 3, 5):
+        first, second = task.predict(outputs, top=top)
+        assert [name for name, _ in first.top] == ["b", "a", "c"][:top] and first.label == "b"
+        assert [p for _, p in second.top] == pytest.approx([0.5, 0.3, 0.2][:top])
+    assert len(task.predict(outputs)[0].top) == 3
+    assert task.is_right(first, 1) is True and task.is_right(first, 0) is False and task.truth(2) == "c"
+
+
+def test_a_head_reads_the_vector_that_the_method_suggests_and_has_a_row_for_each_class(vit):
+    task, method = Classification(classes=ABC), METHODS["linear"]
+    (tap,) = task.taps(vit, method)
+    assert tap == method.readout(vit).tap == pooled("token")
+    outputs = task.head(vit, method)(Features({tap: torch.zeros(2, 48)}))
+    assert outputs.shape == (2, 3)
+    assert task.stand_in(5).tolist() == [0, 1, 2, 0, 1]
 
 
 def test_balanced_weights_have_to_be_found_first():

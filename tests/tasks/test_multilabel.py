@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from sidetune import Multilabel
 from sidetune.errors import DataError
-from sidetune.tasks.multilabel import average_precision
+from sidetune.tasks.multilabel import MultilabelScore, average_precision
 
 SKY = ("sun", "rain", "snow")
 
@@ -49,6 +49,23 @@ def test_a_score_of_four_images():
 def test_a_label_far_below_the_others_is_named():
     told = scored(Multilabel(classes=("a", "b")), [[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [0.0, 0.0]]).in_words()
     assert told.endswith("; lowest: b (50.0 %)") and told.startswith("mAP 75.00 %")
+
+
+def test_a_label_at_four_fifths_of_the_mean_is_not_far_below():
+    def told(lower):
+        precisions = (lower, 1 - lower)
+        score = MultilabelScore(
+            classes=("a", "b"), num_images=4, average_precision=precisions, f1=precisions, exact_match=0.5
+        )
+        return score.in_words()
+
+    assert "lowest" not in told(0.4) and told(0.375).endswith("; lowest: a (37.5 %)")
+
+
+def test_made_up_targets_have_each_label_and_lack_it():
+    targets = Multilabel(classes=SKY).stand_in(4)
+    assert targets.shape == (4, 3) and set(targets.unique().tolist()) == {0, 1}
+    assert ((0 < targets.mean(dim=0)) & (targets.mean(dim=0) < 1)).all()
 
 
 def test_labels_from_their_thresholds_on_are_said_most_probable_first():
@@ -91,6 +108,8 @@ def test_images_without_any_label_teach_nothing():
     ("choices", "complaint"),
     [
         ({"threshold": 1.5}, "threshold must be in 0..1, got 1.5"),
+        ({"threshold": (0.1, 1.5, 0.2)}, "threshold must be in 0..1, got .0.1, 1.5, 0.2"),
+        ({"threshold": (0.1, -0.5, 0.2)}, "threshold must be in 0..1"),
         ({"threshold": (0.1, 0.2)}, "threshold are 2 numbers, of 3 labels"),
         ({"weights": (0.0, 1.0, 1.0)}, "weights must be above 0"),
         ({"metric": "r2"}, "unknown metric 'r2'"),

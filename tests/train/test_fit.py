@@ -232,7 +232,7 @@ def test_a_stopped_run_resumes_to_bit_identical_parameters(samples, tmp_path, me
 
 
 SCRIPT = f"""
-import sys, time
+import sys
 sys.path.insert(0, {str(Path(__file__).parents[1])!r})
 from conftest import squares, tiny_backbone
 import sidetune
@@ -245,7 +245,7 @@ class Stuck(Silent):
     def step(self, epoch, num_epochs, step, num_steps):
         if len(sys.argv) > 3 and (epoch, step) == (4, 3):
             print("stuck", flush=True)
-            time.sleep(600)
+            sys.stdin.read()
 
 sidetune.fit(model, data, recipe=recipe, out=sys.argv[1], resume=True, report=Stuck())
 """
@@ -255,7 +255,8 @@ def test_a_run_killed_in_the_middle_of_an_epoch_resumes_to_bit_identical_paramet
     recipe = Recipe(epochs=8, batch_size=8, drop_path=0.1)
     whole, _ = trained(vit, samples, recipe, transform="photo")
     words = [sys.executable, "-c", SCRIPT, tmp_path / "run", "8", "stuck"]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(words, **pipes, text=True) as process:
         assert process.stdout.readline() == "stuck\n"
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "run/model.safetensors").exists(), "it was killed before its end"

@@ -137,13 +137,13 @@ class Noting(Silent):
 def test_the_parameters_that_are_left_are_those_of_the_epoch_that_is_kept(
     vit, samples, monkeypatch, tmp_path, keep, kept
 ):
-    accuracies = iter([1, 3, 2, 3])
+    accuracies = iter([0, 3, 2, 3])
     monkeypatch.setattr(loop, "score", lambda *_: ClassificationScore(by_class=((4, next(accuracies)), (0, 0), (0, 0))))
     model = sidetune.adapt(vit, "linear", classes=samples.classes, transform="vtab")
     noting = Noting(model)
     recipe = Recipe(epochs=4, batch_size=8, lr=3e-2, keep=keep)
     done = sidetune.fit(model, samples, val=samples, recipe=recipe, report=noting, out=tmp_path)
-    assert [e.val_accuracy for e in done.history] == [0.25, 0.75, 0.5, 0.75] and done.kept_epoch == kept
+    assert [e.val_accuracy for e in done.history] == [0, 0.75, 0.5, 0.75] and done.kept_epoch == kept
     others = [number for number in range(4) if number != kept - 1]
     for name, now in sidetune.load(tmp_path, backbone=vit).trained().items():
         assert torch.equal(now, model.trained()[name]) and torch.equal(now, noting.trained[kept - 1][name])
@@ -165,6 +165,40 @@ def test_the_gradient_over_all_parameters_is_brought_to_the_largest_norm_allowed
     assert norm > 0.01
     torch.testing.assert_close(moved(norm / 5), free / 5, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(moved(2 * norm), free)
+
+
+def test_the_first_epoch_is_kept_where_all_score_nothing(vit, samples, monkeypatch):
+    monkeypatch.setattr(loop, "score", lambda *_: ClassificationScore(by_class=((4, 0), (0, 0), (0, 0))))
+    model = sidetune.adapt(vit, "linear", classes=samples.classes, transform="vtab")
+    noting = Noting(model)
+    done = sidetune.fit(model, samples, val=samples, recipe=replace(PLAIN, keep="best"), report=noting)
+    assert done.kept_epoch == 1 and torch.equal(model.head.weight, noting.trained[0]["head.weight"])
+
+
+def test_a_batch_is_taken_in_pieces_no_larger_than_asked_for_and_scaled_as_its_precision_needs(vit, monkeypatch):
+    real, seen = loop.backward, []
+
+    def noted(model, x, targets, **given):
+        seen.append((given["micro_batch"], given["scaler"]))
+        return real(model, x, targets, **given)
+
+    def sizes(micro_batch):
+        model = sidetune.adapt(vit, "linear", num_classes=3)
+        found = []
+        model.head.register_forward_pre_hook(lambda _, taken: found.append(len(taken[0])))
+        recipe = replace(PLAIN, epochs=1, micro_batch=micro_batch, features="off")
+        sidetune.fit(model, TensorDataset(Listed().images, torch.arange(12) % 3), recipe=recipe)
+        return found
+
+    monkeypatch.setattr(loop, "backward", noted)
+    assert sizes(None) == [4] * 3 and sizes(3) == [3, 1] * 3
+    assert [size for size, _ in seen] == [None] * 3 + [3] * 3
+    assert all(scaler is not None and not scaler.is_enabled() for _, scaler in seen)
+
+
+def test_a_loss_of_one_term_is_not_told_twice(vit):
+    _, done = fitted(vit, Listed())
+    assert all(epoch.losses is None for epoch in done.history)
 
 
 def test_an_epochs_loss_is_the_mean_over_its_steps(vit, monkeypatch):

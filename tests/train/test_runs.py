@@ -18,7 +18,7 @@ from sidetune.locked import held, leave_to_parent, worked_on
 from sidetune.memo import Memo
 from sidetune.sealed import is_sealed, parsed, sealed_json
 from sidetune.train.checkpoint import RunFolder
-from sidetune.train.folder import REQUEST, TRIALS, differences
+from sidetune.train.folder import REQUEST, TRIALS, comparable, differences
 from sidetune.train.loop import Silent
 from sidetune.train.recipe import Recipe
 
@@ -274,6 +274,26 @@ def test_what_killed_writers_left_in_a_runs_folder_is_taken_away(tmp_path, how):
     RunFolder(tmp_path).start(asked, resume=how == "resume", overwrite=how == "overwrite")
     assert not left.exists()
     assert (tmp_path / "run" / TRIALS).exists() == (how == "resume")
+
+
+def test_a_run_that_is_begun_again_leaves_nothing_of_the_model_before_it(samples, tmp_path):
+    class Stop(Silent):
+        def epoch(self, epoch, num_epochs):
+            raise NonFiniteLoss("stopped here")
+
+    fitted(samples, tmp_path)
+    assert {"model.safetensors", "sidetune.json"} <= {p.name for p in tmp_path.iterdir()}
+    assert json.loads((tmp_path / "run" / REQUEST).read_text())["format"] == 2
+    with pytest.raises(NonFiniteLoss, match="stopped here"):
+        fitted(samples, tmp_path, overwrite=True, report=Stop())
+    assert not {"model.safetensors", "sidetune.json"} & {p.name for p in tmp_path.iterdir()}
+
+
+def test_what_an_earlier_version_did_not_tell_of_is_compared_only_where_it_was_asked_for():
+    before = {"recipe": {"lr": 1}, "method": {"rank": 2, "alpha": None}, "seed": 0}
+    now = {"recipe": {"lr": 1}, "method": {"rank": 2, "alpha": 3, "beta": None, "gamma": 1}, "other": 1}
+    assert comparable(before, now) == {"recipe": {"lr": 1}, "method": {"rank": 2, "alpha": None}}
+    assert comparable(now, before) == {"recipe": {"lr": 1}, "method": {"rank": 2, "alpha": 3, "gamma": 1}}
 
 
 def test_differences_are_named_one_by_one_down_to_what_has_no_parts():
