@@ -3,6 +3,8 @@
 import errno
 import os
 import pickle
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,6 +127,21 @@ def progress(value, epochs=1):
 def begun(out, **how):
     folder = RunFolder(out)
     return folder, folder.start(REQUEST, **{"resume": False, "overwrite": False, **how})
+
+
+def test_room_for_a_checkpoint_is_three_times_the_trained_parameters(tmp_path, monkeypatch):
+    folder, _ = begun(tmp_path)
+    size = 3 * progress(1).trained["w"].nbytes
+    real = shutil.disk_usage
+    monkeypatch.setattr("sidetune.atomic.shutil.disk_usage", lambda _: SimpleNamespace(free=size - 1))
+    with pytest.raises(NoSpace, match="checkpoint.pt needs 0 MiB"):
+        folder.save(progress(1))
+    rooms = iter([size])  # and as much as there is for the history
+    monkeypatch.setattr(
+        "sidetune.atomic.shutil.disk_usage", lambda at: SimpleNamespace(free=next(rooms, real(at).free))
+    )
+    folder.save(progress(1))
+    assert torch.equal(folder.load().trained["w"], torch.ones(3))
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

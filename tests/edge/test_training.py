@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -161,45 +160,46 @@ def test_a_service_or_a_method_that_does_not_fit_is_refused(file, tmp_path):
 
 
 RUN = """
-import sys
+import os, signal, sys
 from pathlib import Path
 from sidetune.edge import trainer
 from sidetune.edge.artefact import Choices
 from sidetune.train.recipe import Recipe
-file, out, resume = sys.argv[1:]
+file, out, resume, left = sys.argv[1:]
+left = int(left)
+
+def counted(call):
+    def instead(*given, **named):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*given, **named)
+    return instead
+
+for name in ("mkdir", "fsync", "replace"):
+    setattr(os, name, counted(getattr(os, name)))
 recipe = Recipe(epochs=6, batch_size=8, seed=1, lr_update="step")
 trainer.fit(Path(file), Path(out), choices=Choices(rank=8, layers=2, lr=1e-2), recipe=recipe, resume=resume == "True",
             checkpoint_seconds=0)
 """
 
 
-def inode(path):
-    return path.stat().st_ino if path.exists() else None
-
-
-def killed_run(file, out, resume, checkpoints, delay):
-    """Start a run and kill it a moment after its next so many checkpoints; returns the status and what it said."""
-    words = [sys.executable, "-c", RUN, str(file), str(out), str(resume)]
-    state = out / "run" / "checkpoint.safetensors"
-    seen = inode(state)
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as run:
-        while checkpoints and run.poll() is None:
-            if (now := inode(state)) != seen:
-                seen, checkpoints = now, checkpoints - 1
-        time.sleep(delay)
-        run.send_signal(signal.SIGKILL)
-        return run.wait(), run.stderr.read()
+def killed_run(file, out, resume, calls):
+    """A run that is killed before it changes the disk once more than so often; its status and what it said."""
+    words = [sys.executable, "-c", RUN, *map(str, (file, out, resume, calls))]
+    run = subprocess.run(words, stderr=subprocess.PIPE, text=True)
+    return run.returncode, run.stderr
 
 
 def test_a_run_killed_at_any_moment_ends_with_the_same_parameters(file, tmp_path):
     fit(file, tmp_path / "whole", choices=CHOICES, recipe=RECIPE)
-    rng, statuses = random.Random(0), []
-    while 0 not in statuses:
-        moment = rng.randint(1, 5), rng.uniform(0, 0.02)
-        status, said = killed_run(file, tmp_path / "killed", bool(statuses), *moment)
+    moments, statuses = iter((3, 14, 21, 25, 40, 10**6)), []  # of mkdir, fsync and replace each
+    for calls in moments:
+        status, said = killed_run(file, tmp_path / "killed", bool(statuses), calls)
         assert status in (0, -signal.SIGKILL), said
         statuses.append(status)
-    assert statuses.count(-signal.SIGKILL) >= 2
+    assert statuses == [-signal.SIGKILL] * 5 + [0]
     assert same(parameters(tmp_path / "killed"), parameters(tmp_path / "whole"))
     assert not list((tmp_path / "killed" / "run").glob(".*"))
 

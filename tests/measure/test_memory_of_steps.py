@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import FrozenInstanceError
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -214,3 +215,13 @@ def test_a_plan_for_a_gpu_counts_what_its_libraries_work_in(vit, monkeypatch):
     assert within == planned  # and a byte less has to save something
     frugal, _ = fit_budget(model, recipe, planned.peak - 1)
     assert frugal != recipe
+
+
+def test_on_a_gpu_the_allocators_peak_of_the_second_step_is_told(monkeypatch):
+    done = []
+    images = SimpleNamespace(is_cuda=True, device="cuda:3")
+    monkeypatch.setattr("sidetune.measure.memory.trial", lambda *_: nullcontext((lambda: done.append("step"), None)))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: done.append(f"reset {device}"))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: done.append(f"peak {device}") or 7)
+    assert training_peak(None, images, None, Recipe()) == 7
+    assert done == ["step", "reset cuda:3", "step", "peak cuda:3"]

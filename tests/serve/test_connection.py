@@ -183,9 +183,7 @@ def test_a_caller_that_does_not_take_its_answer_is_cut_off():
         with socket.create_connection(address, timeout=10) as s:
             s.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
             s.recv(1)  # it is being answered
-            until = time.monotonic() + 20
-            while server.server_state.connections and time.monotonic() < until:
-                time.sleep(0.02)
+            until(lambda: not server.server_state.connections)
             got = 1
             with pytest.raises(ConnectionResetError):
                 while chunk := s.recv(2**20):
@@ -208,15 +206,27 @@ def test_a_caller_that_takes_its_answer_slowly_gets_it():
         assert got > LARGE
 
 
+def until(is_so):
+    """Wait for what another thread does."""
+    late = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < late
+        time.sleep(0.01)
+
+
 def test_connections_above_the_limit_are_told_so():
-    with serving(max_connections=2) as address:
+    server, thread, address = started(max_connections=2)
+    try:
         held = [socket.create_connection(address) for _ in range(2)]
-        time.sleep(0.2)
+        until(lambda: len(server.server_state.connections) == 2)
         status, said = read(answer_to(address))
         assert status == 503 and said == {"error": "too many connections"}
         [s.close() for s in held]
-        time.sleep(0.2)
+        until(lambda: not server.server_state.connections)
         assert read(answer_to(address, post(b""), half_close=True))[0] == 200
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
@@ -351,10 +361,7 @@ def test_a_caller_that_is_gone_is_noticed_and_one_that_only_closed_its_half_is_n
         with socket.create_connection(address) as s:
             s.sendall(post(b"", "/wait"))
             time.sleep(0.1)
-        until = time.monotonic() + 10
-        while not GONE and time.monotonic() < until:
-            time.sleep(0.01)
-        assert GONE
+        until(lambda: GONE)
 
 
 def test_a_body_is_neither_read_nor_parsed_before_the_app_asks_for_it():
@@ -363,10 +370,8 @@ def test_a_body_is_neither_read_nor_parsed_before_the_app_asks_for_it():
     try:
         with socket.create_connection(address, timeout=10) as s:
             s.sendall(post(b"x" * 200_000, "/later", more=b"Connection: close\r\n"))
-            until = time.monotonic() + 10
-            while not (held := [c for c in server.server_state.connections if c.held_back]):
-                assert time.monotonic() < until
-                time.sleep(0.01)
+            until(lambda: any(c.held_back for c in list(server.server_state.connections)))
+            held = [c for c in server.server_state.connections if c.held_back]
             assert held[0].payload <= connection.SLICE and len(held[0].unparsed) <= connection.MOST_READ
             assert held[0].flow.read_paused
             LATER.set()
@@ -417,7 +422,6 @@ def test_refusing_a_caller_that_is_gone_is_no_failure():
 def test_connections_of_one_place_leave_some_to_others():
     with serving(max_connections=8) as address:
         held = [socket.create_connection(address) for _ in range(8)]
-        time.sleep(0.1)
         assert read(answer_to(address))[0] == 503
         with socket.create_connection(address, timeout=10, source_address=("127.0.0.2", 0)) as s:
             s.sendall(post(b"", more=b"Connection: close\r\n"))

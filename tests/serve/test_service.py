@@ -303,7 +303,8 @@ def test_what_a_caller_that_left_asked_for_is_computed_for_others_alone(talk, pi
             await asyncio.sleep(0.01)
         gone, stays = (asyncio.create_task(client.infer([picture(1)], [SUM])) for _ in range(2))
         alone = asyncio.create_task(client.infer([picture(2)], [SUM]))
-        await asyncio.sleep(0.1)
+        while count((await client.get("/metrics")).text, "sidetune_queue_images", model="tiny") < 4:
+            await asyncio.sleep(0)
         gone.cancel()
         alone.cancel()
         await asyncio.gather(gone, alone, return_exceptions=True)

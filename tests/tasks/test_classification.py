@@ -67,6 +67,7 @@ def test_predictions_are_the_most_probable_classes_and_no_more_than_there_are():
         assert [name for name, _ in first.top] == ["b", "a", "c"][:top] and first.label == "b"
         assert [p for _, p in second.top] == pytest.approx([0.5, 0.3, 0.2][:top])
     assert len(task.predict(outputs)[0].top) == 3
+    assert len(Classification(classes=tuple("abcdefg")).predict(torch.zeros(1, 7))[0].top) == 5
     assert task.is_right(first, 1) is True and task.is_right(first, 0) is False and task.truth(2) == "c"
 
 

@@ -51,6 +51,13 @@ def test_a_label_far_below_the_others_is_named():
     assert told.endswith("; lowest: b (50.0 %)") and told.startswith("mAP 75.00 %")
 
 
+def test_five_labels_are_shown_or_all_that_are_said():
+    task = Multilabel(classes=tuple("abcdefg"))
+    nothing, all_of_them = task.predict(torch.tensor([[-1.0] * 7, [1.0] * 7]))
+    assert (len(nothing.labels), len(nothing.probabilities)) == (0, 5)
+    assert (len(all_of_them.labels), len(all_of_them.probabilities)) == (7, 7)
+
+
 def test_a_label_at_four_fifths_of_the_mean_is_not_far_below():
     def told(lower):
         precisions = (lower, 1 - lower)

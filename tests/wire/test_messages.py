@@ -49,7 +49,7 @@ def request(change):
     return pack(header, [body[length:]])
 
 
-def refused(body, length, message=None):
+def refused(body, length, message):
     with pytest.raises(WireError, match=message):
         parse_request(body, length)
 
@@ -186,19 +186,34 @@ def test_too_much_json_is_told_from_other_faults():
 
 def test_lies_about_lengths_are_refused():
     body, length = build_request(FILES, ASKS)
-    for wrong in (0, -1, length - 1, length + 1, len(body) + 1, 10**9):
-        refused(body, wrong)
+    for wrong in (0, -1, len(body) + 1, 10**9):
+        refused(body, wrong, f"Inference-Header-Content-Length is {wrong}, the body has {len(body)} bytes")
+    refused(body, length - 1, "the header is no JSON that can be read: Expecting")
+    refused(body, length + 1, "the header is no JSON that can be read: Extra data")
     refused(body + b"x", length, "1 bytes of the body belong to no tensor")
     refused(body[:-1], length, "binary_data_size is 28, 27 bytes are left")
-    for size in (27, 29, -1, 2**63, 1.5, "28", True, None):
-        refused(*request(lambda h, size=size: h["inputs"][0]["parameters"].update(binary_data_size=size)))
+    for size, message in (
+        (27, "1 bytes of the body belong to no tensor"),
+        (29, "binary_data_size is 29, 28 bytes are left of the body"),
+        (None, "28 bytes of the body belong to no tensor"),
+        *((size, f"binary_data_size must be a whole number, got {size!r}") for size in (-1, 2**63, 1.5, "28", True)),
+    ):
+        refused(*request(lambda h, size=size: h["inputs"][0]["parameters"].update(binary_data_size=size)), message)
     refused(b"", None, "the body is empty")
     refused(body, None, "without Inference-Header-Content-Length the whole body is JSON")
 
 
 def test_lies_about_shapes_and_types_are_refused():
-    for shape in ([2], [4], [10**18], [-3], [0], [], [3, 2], "3", [True], [1.5], None):
-        refused(*request(lambda h, s=shape: h["inputs"][0].update(shape=s)))
+    for shape, message in (
+        ([2], "the shape says 2 BYTES elements; the tensor holds 2 and 9 bytes behind them"),
+        ([4], "the shape says 4 BYTES elements; the tensor holds 3 and 0 bytes behind them"),
+        ([3, 2], r"image files have shape \[batch\] or \[batch, 1\], got \[3, 2\]"),
+        *(
+            (shape, re.escape(f"shape must be a list of whole numbers above 0 (and below 2^53), got {shape!r}"))
+            for shape in ([10**18], [-3], [0], [], "3", [True], [1.5], None)
+        ),
+    ):
+        refused(*request(lambda h, s=shape: h["inputs"][0].update(shape=s)), message)
     for datatype in ("FP32", "", None, 3, ["BYTES"], {}):
         refused(*request(lambda h, d=datatype: h["inputs"][0].update(datatype=d)), "must be BYTES")
     refused(*request(lambda h: h["inputs"][0].update(datatype="UINT8")), "pixels have shape")
@@ -208,59 +223,63 @@ def test_lies_about_shapes_and_types_are_refused():
     refused(*request(lambda h: h["inputs"][0].update(name="pixels")), "expected one input named 'image'")
 
 
-@pytest.mark.parametrize(
-    "output",
-    [
-        {"name": "sum"},
-        {"name": "sum.x"},
-        {"name": "sum.-1"},
-        {"name": "sum.01"},
-        {"name": "sum.99999"},
-        {"name": "sum.²"},
-        {"name": "last.3"},
-        {"name": "mean"},
-        {"name": 3},
-        {},
-        {"name": "last", "parameters": {"precision": "int2"}},
-        {"name": "last", "parameters": {"precision": ["int8"]}},
-        {"name": "last", "parameters": {"compression": "gzip"}},
-        {"name": "last", "parameters": {"binary_data": 1}},
-        {"name": "last", "parameters": []},
-    ],
-)
-def test_outputs_that_do_not_exist_are_refused(output):
-    refused(*request(lambda h: h.update(outputs=[output])))
+@pytest.mark.parametrize("name", ["sum", "sum.x", "sum.-1", "sum.01", "sum.99999", "sum.²", "last.3", "mean"])
+def test_outputs_that_do_not_exist_are_refused(name):
+    known = re.escape(f"output '{name}': unknown output '{name}'; known: sum.K with K = 0..N, last, token, stack")
+    refused(*request(lambda h: h.update(outputs=[{"name": name}])), known)
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("output", "message"),
     [
-        b"",
-        b"{",
-        b"[]",
-        b"3",
-        b"\xff\xfe",
-        b"[" * 100_000,
-        b'{"inputs": 3}',
-        b'{"inputs": [3]}',
-        b'{"inputs": []}',
-        b'{"inputs": [], "inputs": []}',
-        b'{"id": NaN}',
-        b'{"id": ' + b"9" * 5000 + b"}",
-        b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1,1,1,3], "data": [1, 2, 256]}]}',
-        b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1,1,1,3], "data": [1, 2, true]}]}',
-        b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1,1,1,3], "data": [1, 2, [3]]}]}',
-        b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1,1,1,3], "data": '
-        + b"[" * 99
-        + b"]" * 99
-        + b"}]}",
-        b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["?"]}]}',
-        b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [3]}]}',
-        b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1]}]}',
+        ({"name": 3}, "each of outputs needs a name, a string"),
+        ({}, "each of outputs needs a name, a string"),
+        ({"name": "last", "parameters": {"precision": "int2"}}, "output 'last': unknown precision 'int2'"),
+        ({"name": "last", "parameters": {"precision": ["int8"]}}, "unknown precision .*int8.*; did you mean int8"),
+        ({"name": "last", "parameters": {"compression": "gzip"}}, "unknown compression 'gzip'; known: none, zstd"),
+        (
+            {"name": "last", "parameters": {"binary_data": 1}},
+            "binary_data and binary_data_output must be true or false",
+        ),
+        ({"name": "last", "parameters": []}, "parameters must be an object"),
     ],
 )
-def test_json_that_is_no_request_is_refused(text):
-    refused(text, None)
+def test_outputs_that_say_nonsense_are_refused(output, message):
+    refused(*request(lambda h: h.update(outputs=[output])), message)
+
+
+UNREADABLE = "the header is no JSON that can be read"
+PIXEL = b'{"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1,1,1,3], "data": %s}]}'
+FILE = b'{"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1]%s}]}'
+NO_PIXEL = r"expected 3 whole numbers of 0..255 for pixels of shape \[1, 1, 1, 3\]"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "the body is empty, expected a JSON header"),
+        (b"{", f"{UNREADABLE}: Expecting property name"),
+        (b"[]", "the header is a JSON list, expected an object"),
+        (b"3", "the header is a JSON int, expected an object"),
+        (b"\xff\xfe", f"{UNREADABLE}: 'utf-8' codec"),
+        (b"[" * 100_000, f"{UNREADABLE}: maximum recursion depth"),
+        (b'{"inputs": 3}', "inputs must be a list of objects"),
+        (b'{"inputs": [3]}', "inputs must be a list of objects"),
+        (b'{"inputs": []}', "expected one input named 'image', got "),
+        (b'{"inputs": [], "inputs": []}', f"{UNREADABLE}: a name stands twice"),
+        (b'{"id": NaN}', f"{UNREADABLE}: NaN is no number"),
+        (b'{"id": ' + b"9" * 5000 + b"}", UNREADABLE),
+        (PIXEL % b"[1, 2, 256]", NO_PIXEL),
+        (PIXEL % b"[1, 2, true]", NO_PIXEL),
+        (PIXEL % b"[1, 2, [3]]", NO_PIXEL),
+        (PIXEL % (b"[" * 99 + b"]" * 99), NO_PIXEL),
+        (FILE % b', "data": ["?"]', "an image file is no base64"),
+        (FILE % b', "data": [3]', "expected a list of 1 image files in base64"),
+        (FILE % b"", "input 'image' needs its data either behind the header or in it"),
+    ],
+)
+def test_json_that_is_no_request_is_refused(text, message):
+    refused(text, None, message)
 
 
 def test_bytes_elements_are_split_only_where_they_fill_their_tensor():
@@ -275,8 +294,14 @@ def test_a_response_to_something_else_is_refused():
     answer = Answer(ask=Ask(k=4), shape=(3,), data=[bytes(12)])
     body, length = build_response("tiny", [answer], [True], "print")
     assert parse_response(body, length, [Ask(k=4)]).answers["sum.4"].features(0).tolist() == [0, 0, 0]
-    for asks in ([Ask(k=3)], [Ask(k=4, precision="int8")], [Ask(k=4, compression="zstd")], [Ask(k=4), Ask(k=3)], []):
-        with pytest.raises(WireError):
+    for asks, message in (
+        ([Ask(k=3)], "asked for sum.3 in bytes, got sum.4"),
+        ([Ask(k=4, precision="int8")], "output 'sum.4' should be .*'UINT8'.*, got FP32"),
+        ([Ask(k=4, compression="zstd")], "output 'sum.4' should be .*'BYTES'.*, got FP32"),
+        ([Ask(k=4), Ask(k=3)], "asked for sum.4, sum.3 in bytes, got sum.4"),
+        ([], "asked for  in bytes, got sum.4"),
+    ):
+        with pytest.raises(WireError, match=message):
             parse_response(body, length, asks)
 
 
@@ -365,18 +390,18 @@ def test_a_card_refuses_what_its_backbone_does_not_offer():
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "message"),
     [
-        {"k": None},
-        {"k": -1},
-        {"gather": "last", "k": 3},
-        {"gather": "mean"},
-        {"k": 1, "precision": "int2"},
-        {"k": 1, "compression": "gzip"},
+        ({"k": None}, "k is for gather='sum', which needs it; got gather='sum', k=None"),
+        ({"k": -1}, "k must be at least 0, got -1"),
+        ({"gather": "last", "k": 3}, "k is for gather='sum', which needs it; got gather='last', k=3"),
+        ({"gather": "mean"}, "unknown gather 'mean'; known: sum, last, token, stack"),
+        ({"k": 1, "precision": "int2"}, "unknown precision 'int2'"),
+        ({"k": 1, "compression": "gzip"}, "unknown compression 'gzip'"),
     ],
 )
-def test_wrong_asks_are_refused(wrong):
-    with pytest.raises(ValueError):
+def test_wrong_asks_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         Ask(**wrong)
 
 
