@@ -67,6 +67,7 @@ def test_predictions_are_the_most_probable_classes_and_no_more_than_there_are():
         assert [name for name, _ in first.top] == ["b", "a", "c"][:top] and first.label == "b"
         assert [p for _, p in second.top] == pytest.approx([0.5, 0.3, 0.2][:top])
     assert len(task.predict(outputs)[0].top) == 3
+    assert first.in_words() == "b 70.0%" and first.in_words(top=2) == "b 70.0%, a 20.0%"
     assert len(Classification(classes=tuple("abcdefg")).predict(torch.zeros(1, 7))[0].top) == 5
     assert task.is_right(first, 1) is True and task.is_right(first, 0) is False and task.truth(2) == "c"
 
@@ -78,6 +79,11 @@ def test_a_head_reads_the_vector_that_the_method_suggests_and_has_a_row_for_each
     outputs = task.head(vit, method)(Features({tap: torch.zeros(2, 48)}))
     assert outputs.shape == (2, 3)
     assert task.stand_in(5).tolist() == [0, 1, 2, 0, 1]
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.5, 1.0), (0.1, 0.2, 0.3), (0.0, 0.0, 5.0)])
+def test_weights_may_be_small_or_0_as_long_as_one_is_not(weights):
+    assert Classification(classes=ABC, weights=weights).begin([0, 1]).weights == weights
 
 
 def test_balanced_weights_have_to_be_found_first():

@@ -51,6 +51,14 @@ def test_a_label_far_below_the_others_is_named():
     assert told.endswith("; lowest: b (50.0 %)") and told.startswith("mAP 75.00 %")
 
 
+def test_an_answer_is_right_if_all_of_its_labels_are():
+    task = Multilabel(classes=SKY)
+    (answer,) = task.predict(torch.tensor([[1.0, -1.0, 2.0]]))
+    assert task.is_right(answer, (1.0, 0.0, 1.0)) is True
+    assert not any(task.is_right(answer, truth) for truth in ((1.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)))
+    assert task.truth((1.0, 0.0, 1.0)) == "sun, snow" and task.truth((0.0, 0.0, 0.0)) == "no label"
+
+
 def test_five_labels_are_shown_or_all_that_are_said():
     task = Multilabel(classes=tuple("abcdefg"))
     nothing, all_of_them = task.predict(torch.tensor([[-1.0] * 7, [1.0] * 7]))
