@@ -123,14 +123,14 @@ def test_headers_that_drip_in_end_in_408():
 def test_the_second_request_of_a_connection_may_not_drip_either():
     with serving(header_timeout=0.4) as address:
         first = post(b"abc")
-        answers = answer_to(address, first, b"POST / HT", b"TP", pause=0.3)
+        answers = answer_to(address, first, b"POST / HT", b"TP", pause=0.1)
         assert answers.startswith(b"HTTP/1.1 200") and b"HTTP/1.1 408" in answers
 
 
 def test_a_slow_but_honest_request_is_answered():
     with serving(header_timeout=0.3) as address:
         whole = post(b"x" * 10, more=b"Connection: close\r\n")
-        assert read(answer_to(address, whole[:-10], whole[-10:-5], whole[-5:], pause=0.4)) == (200, {"bytes": 10})
+        assert read(answer_to(address, whole[:-10], whole[-10:-5], whole[-5:], pause=0.2)) == (200, {"bytes": 10})
 
 
 def test_a_caller_that_closed_its_half_gets_its_answer():
