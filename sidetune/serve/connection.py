@@ -32,6 +32,8 @@ LEAST_BODY, MAX_CHUNKING = 8, 2**13
 """Times as many bytes as its framing a chunked body must have, beyond so many."""
 CRUMB, CRUMBS, CRUMB_PAUSE = 256, 64, 0.01
 """Bytes below which something that came is a crumb, how many of them a request may have, and the pause behind more."""
+IDLE = 0.25
+"""Seconds behind an answer before a connection is let go of: clients that read both at once lose the last word."""
 TOLD = 64
 """Connections beyond the limit that are told so at one time."""
 PROBE_SECONDS, PROBE = 0.2, b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -88,6 +90,7 @@ class Connection(HttpToolsProtocol):
         self.thrown_away = 0
         self.leaving = False
         """Whether the service stops: every answer is the connection's last."""
+        self.idle_since = self.loop.time()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -218,6 +221,7 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.cancel("probe_due")
+        self.idle_since = self.loop.time()
         self.unanswered = [c for c in self.unanswered if not c.response_complete]
         super().on_response_complete()
         if self.transport.is_closing():
@@ -274,8 +278,10 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
 
     def retire(self) -> None:
-        """Let go of a connection on which nothing is under way; a request that is, unseen, finds itself refused."""
-        if self.gone_due is None and not self.unanswered and not self.begun and not self.transport.is_closing():
+        """Let go of a connection on which nothing is under way, or just was; a request that is, unseen, finds itself
+        refused."""
+        is_busy = self.unanswered or self.begun or self.loop.time() < self.idle_since + IDLE
+        if self.gone_due is None and not is_busy and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             self.refuse(503, "the service is stopping")
 

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import select
 import socket
 import ssl
 import subprocess
@@ -538,3 +539,20 @@ def test_tls_files_that_are_none_are_told_in_a_line(certificate, tmp_path):
     ):
         with pytest.raises(ValueError, match=why):
             configure(Starlette(), Settings(), host="127.0.0.1", port=0, cert=cert, key=certificate["key"])
+
+
+def test_a_connection_that_was_just_answered_is_not_let_go_of_and_its_next_answer_is_its_last(monkeypatch):
+    """Clients read what comes behind an answer together with it, and lose it."""
+    monkeypatch.setattr("sidetune.serve.connection.IDLE", 1e6)
+    server, thread, address = started()
+    with socket.create_connection(address, timeout=10) as s:
+        s.sendall(post(b"abc"))
+        assert s.recv(65536).startswith(b"HTTP/1.1 200")
+        server.should_exit = True
+        while not server.stage.stopping:
+            time.sleep(0.01)
+        assert not select.select([s], [], [], 0.15)[0]
+        s.sendall(post(b"abc"))
+        assert b"connection: close" in s.recv(65536)
+    thread.join(20)
+    assert not thread.is_alive()

@@ -18,7 +18,7 @@ from sidetune.locked import held, leave_to_parent, worked_on
 from sidetune.memo import Memo
 from sidetune.sealed import is_sealed, parsed, sealed_json
 from sidetune.train.checkpoint import RunFolder
-from sidetune.train.folder import REQUEST, TRIALS, comparable, differences
+from sidetune.train.folder import FORMAT, REQUEST, TRIALS, comparable, differences
 from sidetune.train.loop import Silent
 from sidetune.train.recipe import Recipe
 
@@ -283,7 +283,7 @@ def test_a_run_that_is_begun_again_leaves_nothing_of_the_model_before_it(samples
 
     fitted(samples, tmp_path)
     assert {"model.safetensors", "sidetune.json"} <= {p.name for p in tmp_path.iterdir()}
-    assert json.loads((tmp_path / "run" / REQUEST).read_text())["format"] == 2
+    assert json.loads((tmp_path / "run" / REQUEST).read_text())["format"] == FORMAT
     with pytest.raises(NonFiniteLoss, match="stopped here"):
         fitted(samples, tmp_path, overwrite=True, report=Stop())
     assert not {"model.safetensors", "sidetune.json"} & {p.name for p in tmp_path.iterdir()}
