@@ -32,7 +32,7 @@ LEAST_BODY, MAX_CHUNKING = 8, 2**13
 """Times as many bytes as its framing a chunked body must have, beyond so many."""
 CRUMB, CRUMBS, CRUMB_PAUSE = 256, 64, 0.01
 """Bytes below which something that came is a crumb, how many of them a request may have, and the pause behind more."""
-IDLE = 0.25
+IDLE = 1.0
 """Seconds behind an answer before a connection is let go of: clients that read both at once lose the last word."""
 TOLD = 64
 """Connections beyond the limit that are told so at one time."""
