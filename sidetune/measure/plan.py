@@ -230,7 +230,7 @@ def cheapest_first(model: AdaptedModel, recipe: Recipe, may_offload: bool) -> It
     if not can_be_cut(model):
         sizes = [whole]
     large, small = [s for s in sizes if s >= 8 or s == whole], [s for s in sizes if s < 8 and s != whole]
-    may_offload = may_offload and bool(model.suffix.reads_before) and not means.compile
+    may_offload = may_offload and bool(model.suffix.reads_of_prefix) and not means.compile
     offloads = [True] if means.offload else [False, True] if may_offload else [False]
     checkpoints = [True] if means.checkpoint else [False, True]
     for part in (large, small):

@@ -67,7 +67,7 @@ class Suffix(nn.Module):
             raise ValueError(f"taps up to {sums} are changed by the method, and sums are of frozen ones")
         self.last = last_block(self.own, self.num_blocks) if self.own else 0
         """The last block that has to run here."""
-        self.reads_before = tuple(i for i in self.side.reads if i <= self.seam)
+        self.reads_of_prefix = tuple(i for i in self.side.reads if i <= self.seam)
 
         def statistics_that_move(part: str, module: nn.Module) -> set[str]:
             """Buffers of BatchNorms whose weight is trained; see `train`."""
@@ -140,7 +140,7 @@ class Suffix(nn.Module):
         exact = self.wanted - self.own
         if not self.own:
             return exact
-        reads = {block_input(i) for i in self.reads_before}
+        reads = {block_input(i) for i in self.reads_of_prefix}
         return exact | reads | ({self.start} if self.start is not None else set())
 
     def train(self, mode: bool = True) -> Suffix:
@@ -168,7 +168,7 @@ class Suffix(nn.Module):
             z = given[self.start]
         state = None
         with self.keep_taps():
-            for i in self.reads_before:
+            for i in self.reads_of_prefix:
                 state = self.side.read(i, given[block_input(i)], state)
         start = max(self.seam, 0)
         if start in self.side.writes:

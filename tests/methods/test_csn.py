@@ -44,7 +44,7 @@ def written_by(model, images):
     """What the first write gives for the features of images, its number and state."""
     side, features = model.suffix.side, model.features(images)
     state = None
-    for i in model.suffix.reads_before:
+    for i in model.suffix.reads_of_prefix:
         state = side.read(i, features[block_input(i)], state)
     return side.write(side.writes[0], features[block_output(side.writes[0])], state), state
 

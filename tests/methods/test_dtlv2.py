@@ -312,7 +312,7 @@ def test_blocks_on_swin_b_are_those_of_figure_4(swin_b):
     assert model.suffix.side.reads == (2, 4, 5, 9, 13, 17, 22, 24)
     assert model.suffix.side.writes == (13, 15, 17, 19, 22, 24)
     assert set(model.suffix.side.scale) == {"15", "19"}
-    assert model.frozen_depth == 13 and model.suffix.reads_before == (2, 4, 5, 9, 13)
+    assert model.frozen_depth == 13 and model.suffix.reads_of_prefix == (2, 4, 5, 9, 13)
 
 
 def test_h_of_earlier_stages_crosses_the_seam_as_the_inputs_it_is_made_of():
