@@ -8,7 +8,7 @@ from sidetune import Classification
 from sidetune.methods import METHODS
 from sidetune.seam.features import Features
 from sidetune.seam.taps import pooled
-from sidetune.tasks.classification import ClassificationMeter, ClassificationScore
+from sidetune.tasks.classification import ClassificationScore
 
 ABC = ("a", "b", "c")
 
@@ -32,7 +32,7 @@ def test_classes_that_are_nearly_alike_are_not_named():
 
 
 def test_recall_precision_and_f1_by_class():
-    meter = ClassificationMeter(ABC)
+    meter = Classification(classes=ABC).meter()
     truth, said = torch.tensor([0, 0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 1, 1, 0])
     for part in (slice(0, 2), slice(2, 6)):  # in batches
         meter.add(F.one_hot(said[part], 3).float(), truth[part])

@@ -295,3 +295,20 @@ def test_a_method_looks_at_images_when_a_run_begins_and_not_when_it_goes_on(vit,
     assert begun == [7]
     fitted(vit, Listed(), replace(PLAIN, seed=7), out=tmp_path, resume=True)
     assert begun == [7]
+
+
+def test_training_images_are_augmented_and_validation_images_are_not(vit, samples, monkeypatch):
+    used = []
+    for name in ("training", "evaluation"):
+        plain = getattr(sidetune.Transform, name)
+        monkeypatch.setattr(sidetune.Transform, name, lambda self, n=name, p=plain: used.append(n) or p(self))
+    model = sidetune.adapt(vit, "linear", classes=samples.classes, transform="photo")
+    sidetune.fit(model, samples.subset(range(8)), val=samples.subset(range(8, 12)), recipe=replace(PLAIN, epochs=1))
+    assert used == ["training", "evaluation"]
+
+
+def test_losses_are_looked_at_every_sixteen_steps_and_behind_the_last(vit, monkeypatch):
+    looked = []
+    monkeypatch.setattr(Training, "check", lambda self, total, number, step, num_steps: looked.append((number, step)))
+    fitted(vit, Listed(36), replace(PLAIN, epochs=2, batch_size=2))
+    assert looked == [(epoch, step) for epoch in (0, 1) for step in (0, 16, 17)]

@@ -271,9 +271,17 @@ def test_what_killed_writers_left_in_a_runs_folder_is_taken_away(tmp_path, how):
     left.mkdir()
     trials = Memo(tmp_path / "run" / TRIALS)
     trials.put("a question", 1)
+    (tmp_path / "run/tensorboard").mkdir()
+    curves = [tmp_path / "run/tensorboard" / name for name in ("events.out.tfevents.1.host", "mine")]
+    [path.touch() for path in curves]
     RunFolder(tmp_path).start(asked, resume=how == "resume", overwrite=how == "overwrite")
     assert not left.exists()
     assert (tmp_path / "run" / TRIALS).exists() == (how == "resume")
+    assert [path.exists() for path in curves] == [how == "resume", True]
+
+
+def test_a_run_that_may_be_resumed_or_replaced_is_resumed(samples, stopped):
+    assert fitted(samples, stopped, resume=True, overwrite=True)[1].num_found == 1
 
 
 def test_a_run_that_is_begun_again_leaves_nothing_of_the_model_before_it(samples, tmp_path):
