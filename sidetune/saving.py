@@ -35,6 +35,11 @@ def described_method(method: Method) -> dict[str, Any]:
     return {"type": type(method).__name__, "module": type(method).__module__, **asdict(method)}
 
 
+def placed(name: str) -> str:
+    """A backbone's weights file as it is found from anywhere; a name as it is, whatever stands here under it."""
+    return place_of(name).get("file", name)
+
+
 def place_of(name: str) -> dict[str, str]:
     """Where a backbone's weights file lies, for whoever loads from another folder."""
     return {"file": str(Path(name).resolve())} if is_file(name) and Path(name).is_file() else {}

@@ -41,7 +41,7 @@ def ablate_command(
     from sidetune.cli.compare import show
     from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.progress import progress
-    from sidetune.cli.resumable import placed, words_given
+    from sidetune.cli.resumable import words_given
     from sidetune.cli.trials import with_rates
     from sidetune.runs.compare import compare
     from sidetune.runs.folder import output_folder
@@ -57,7 +57,7 @@ def ablate_command(
     variants = find_study(study) if own is None else lambda _: own
     check_names(backbone, setup)
     with progress() as report, ExitStack() as held:
-        source = source_of(placed(data), setup, skip_bad=skip_bad)
+        source = source_of(data, setup, skip_bad=skip_bad)
         splits = read_checked(source, report)
         out = out or Path(f"ablate-{splits.name}-{study.partition('=')[0].replace(':', '-')}")
         memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))

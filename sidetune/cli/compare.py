@@ -48,7 +48,7 @@ def compare_command(
     from sidetune.cli.choices import Setup, changed, changed_recipe, check_names, opened, parse, several
     from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.progress import progress
-    from sidetune.cli.resumable import placed, words_given
+    from sidetune.cli.resumable import words_given
     from sidetune.cli.trials import with_rates
     from sidetune.methods import find_method
     from sidetune.runs.compare import compare
@@ -75,7 +75,7 @@ def compare_command(
     backbone = backbone or DEFAULT_BACKBONE
     check_names(backbone, setup)
     with progress() as report, ExitStack() as held:
-        source = source_of(placed(data), setup, skip_bad=skip_bad)
+        source = source_of(data, setup, skip_bad=skip_bad)
         splits = read_checked(source, report)
         out = out or Path(f"compare-{splits.name}")
         memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))

@@ -11,7 +11,7 @@ from sidetune.cli.progress import ERR, Lines
 from sidetune.data.check import check_images, summary
 from sidetune.data.names import named
 from sidetune.data.samples import Samples, Splits
-from sidetune.data.sources import Source
+from sidetune.data.sources import Source, placed
 from sidetune.errors import DataWarning
 from sidetune.tasks import find_task
 
@@ -19,7 +19,7 @@ from sidetune.tasks import find_task
 def source_of(name: str, setup: Setup, *, skip_bad: bool = False) -> Source:
     """A data set as a setup has it read."""
     return Source(
-        name=name,
+        name=placed(name),
         tune=setup.tune,
         layout=setup.layout,
         reading=setup.reading,

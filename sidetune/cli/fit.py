@@ -57,7 +57,6 @@ def fit_command(
     from sidetune.cli.named import asked
     from sidetune.cli.plan import parse_bytes
     from sidetune.cli.progress import ERR, progress
-    from sidetune.cli.resumable import placed
     from sidetune.cli.resumed import about, gone_on_with
     from sidetune.cli.trials import chosen_for
     from sidetune.data.sources import name_of
@@ -100,7 +99,7 @@ def fit_command(
 
     check_names(start.backbone, setup)
     with progress() as report, ExitStack() as held:
-        source = source_of(placed(data), setup, skip_bad=skip_bad)
+        source = source_of(data, setup, skip_bad=skip_bad)
         splits = read_checked(source, report)
         goes_on = before is not None and start.setup.task == setup.task
         begun = from_description(before or {}) if goes_on else task_of(splits.train, setup.task)

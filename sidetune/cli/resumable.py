@@ -38,10 +38,9 @@ def named_out(words: Sequence[str]) -> Path | None:
 
 def words_given(context: typer.Context) -> dict[str, Any]:
     """What the verb that is running was asked to do, as `Resumable` takes it up again."""
+    from sidetune import saving
+    from sidetune.data import sources
+
     asked = {name: value for name, value in context.params.items() if name not in NOT_KEPT}
-    return {name: placed(value) if name in ("data", "backbone") and value else value for name, value in asked.items()}
-
-
-def placed(name: str) -> str:
-    """A file or folder as it is found from anywhere; other names as they are."""
-    return str(Path(name).resolve()) if Path(name).exists() else name
+    places = {"data": sources.placed, "backbone": saving.placed}
+    return {name: places[name](value) if name in places and value else value for name, value in asked.items()}

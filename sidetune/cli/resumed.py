@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
+from sidetune import saving
 from sidetune.cli.choices import Setup
 from sidetune.cli.named import Asked
-from sidetune.cli.resumable import placed
+from sidetune.data import sources
 from sidetune.methods import find_method
 from sidetune.saved import from_saved
 from sidetune.saving import method_from
@@ -18,8 +19,8 @@ from sidetune.train.folder import recipe_of
 def about(start: Asked, setup: Setup, data: str, named_recipe: str | None) -> dict[str, Any]:
     """What a run's folder keeps of the command line, beside what decides the result."""
     return {
-        "data": placed(data),
-        "backbone": placed(start.backbone),
+        "data": sources.placed(data),
+        "backbone": saving.placed(start.backbone),
         "preset": start.preset,
         "named_recipe": named_recipe,
         "setup": asdict(setup),

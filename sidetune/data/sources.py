@@ -78,6 +78,11 @@ class Source:
         )
 
 
+def placed(source: str) -> str:
+    """A folder as it is found from anywhere; a data set's name as it is, whatever stands here under it."""
+    return source if is_named(source) or not Path(source).exists() else str(Path(source).resolve())
+
+
 def name_of(source: str | Path) -> str:
     """What the data set of a source is called, before anything is read."""
     return str(source) if is_named(source) else printable(Path(source).resolve().name)

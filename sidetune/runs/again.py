@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sidetune.errors import DataError
 from sidetune.runs.carry_out import carry_out, other_images, ready
 from sidetune.runs.compare import Comparison
-from sidetune.runs.result import Result, as_json, differing
+from sidetune.runs.result import Result, differing
 from sidetune.runs.run import Run
 from sidetune.saved import from_saved
 from sidetune.sealed import is_as_written, parsed
@@ -48,7 +48,7 @@ def read_runs(path: Path) -> list[Former]:
     if not path.is_file():
         raise DataError(f"there is no result at {path}; name a result.json, or a results.json of a comparison")
     told = parsed(path, "nothing can be repeated from it")
-    if not is_as_written(path, told) and told.get("kind") == "result":
+    if not is_as_written(path, told):
         raise DataError(f"{path} is damaged: it is not as it was written")
     match told.get("kind"):
         case "result":
@@ -74,7 +74,7 @@ def of_comparison(c: Comparison, told: Mapping[str, Any]) -> list[Former]:
                     name=f"{row.method} (seed {seed})",
                     run=run,
                     means=row.recipe.means,
-                    told={**origin, **numbers, "run": run.as_dict(), "means": as_json(row.recipe.means)},
+                    told={**origin, **numbers, "run": run.as_dict(), "means": asdict(row.recipe.means)},
                 )
             )
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sidetune.measure.machine import birth_certificate
@@ -80,7 +80,7 @@ class Result:
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, str]:
     """In which numbers two results differ, and in what they came from, each as 'name: before -> now'; nothing where all
     is the same. What `before` does not tell is not compared."""
-    now = as_json(now)
+    now = json.loads(json.dumps(now))
 
     def told(names: tuple[str, ...]) -> str:
         known = [name for name in names if name in before]
@@ -94,8 +94,3 @@ def only(value: Any, pattern: Any) -> Any:
     if isinstance(value, dict) and isinstance(pattern, dict):
         return {name: only(value[name], pattern[name]) for name in pattern if name in value}
     return value
-
-
-def as_json(value: Any) -> Any:
-    """As JSON has it: lists for tuples, mappings for data classes."""
-    return json.loads(json.dumps(asdict(value) if is_dataclass(value) and not isinstance(value, type) else value))

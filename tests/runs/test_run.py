@@ -9,7 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 import sidetune
+from sidetune import saving
 from sidetune.backbones import open_backbone
+from sidetune.data import sources
 from sidetune.data.samples import Splits
 from sidetune.data.sources import Source
 from sidetune.runs.carry_out import Ready, carry_out, ready
@@ -121,3 +123,16 @@ def test_a_run_opens_what_it_names_and_nothing_that_was_changed(folder, tiny_wei
     tiny_weights.unlink()
     with pytest.raises(FileNotFoundError, match="weights file .*tiny.safetensors, which is not there"):
         ready(run, force=True)
+
+
+def test_folders_and_files_are_placed_and_names_stay_names_whatever_stands_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "fashion-1k", "vit_tiny_patch16_224"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine.safetensors").touch()
+    assert [sources.placed(n) for n in ("photos", "fashion-1k", "gone")] == [f"{tmp_path}/photos", "fashion-1k", "gone"]
+    assert saving.placed("mine.safetensors") == f"{tmp_path}/mine.safetensors"
+    assert [saving.placed(n) for n in ("vit_tiny_patch16_224", "gone.safetensors")] == [
+        "vit_tiny_patch16_224",
+        "gone.safetensors",
+    ]
