@@ -36,9 +36,9 @@ from sidetune.edge.enroll import enroll
 from sidetune.errors import SidetuneError
 from sidetune.measure.machine import birth_certificate
 from sidetune.memo import Memo
+from sidetune.recipe import Recipe
 from sidetune.serve.cache import Cache
 from sidetune.serve.local import Local
-from sidetune.train.recipe import Recipe
 
 RESULTS = Path(__file__).parent / "results"
 FAULTS = ("trusted", "traceback")

@@ -61,7 +61,7 @@ import numpy as np
 from sidetune.edge.features import FeatureFile
 from sidetune.edge.parameters import Shape, start
 from sidetune.edge.step import Learner, pool_weights
-from sidetune.train.recipe import Recipe
+from sidetune.recipe import Recipe
 file = FeatureFile(Path(sys.argv[1]))
 card, batch, classes = file.header.card, int(sys.argv[2]), int(sys.argv[3])
 p = start(Shape(width=card.width, num_classes=classes), 0)

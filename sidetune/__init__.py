@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from sidetune.data.sources import read_data
     from sidetune.data.transforms import Transform
     from sidetune.export import export_onnx
+    from sidetune.means import Means
     from sidetune.measure.plan import fit_budget, plan
     from sidetune.methods import METHODS, Adaptation, Method, SideNetwork
     from sidetune.model import AdaptedModel, adapt, load
+    from sidetune.recipe import Recipe
     from sidetune.runs.compare import compare
     from sidetune.runs.conventions import CONVENTIONS, find_convention
     from sidetune.runs.papers import PaperRun, paper_run, paper_runs
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from sidetune.tasks import TASKS, Classification, Multilabel, Regression, Task
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
-    from sidetune.train.means import Means
-    from sidetune.train.recipe import Recipe
 
 __version__ = "0.1.0"
 
@@ -102,10 +102,10 @@ HOMES = {
     "sidetune.runs.conventions": ("CONVENTIONS", "find_convention"),
     "sidetune.train.evaluate": ("evaluate",),
     "sidetune.train.loop": ("fit",),
-    "sidetune.train.means": ("Means",),
+    "sidetune.means": ("Means",),
     "sidetune.runs.papers": ("PaperRun", "paper_run", "paper_runs"),
     "sidetune.choose.look": ("begin", "prepare"),
-    "sidetune.train.recipe": ("Recipe",),
+    "sidetune.recipe": ("Recipe",),
 }
 
 

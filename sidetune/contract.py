@@ -13,13 +13,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sidetune.backbones import Backbone
-from sidetune.backbones.prefix import Prefix
 from sidetune.backbones.structure import empty, rebuild
 from sidetune.choose.look import start_by
 from sidetune.methods import Method
 from sidetune.methods.fitting import check_is_method
 from sidetune.model import AdaptedModel, adapt
 from sidetune.saved import from_saved
+from sidetune.seam.prefix import Prefix
 from sidetune.seam.taps import Need, pooled
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from sidetune import merging, saving
 from sidetune.backbones import Backbone, open_backbone
 from sidetune.backbones.held import by_autocast, hold
-from sidetune.backbones.prefix import Prefix
 from sidetune.backbones.sizes import check_images
 from sidetune.data.pictures import One, Picture, Pixels, all_of, as_rgb, is_one
 from sidetune.data.reading import Reading
@@ -24,12 +23,13 @@ from sidetune.methods import Method, adaptation, find_method
 from sidetune.saved import WEIGHTS
 from sidetune.saving import Adapter
 from sidetune.seam.features import Features
+from sidetune.seam.prefix import Prefix
 from sidetune.seam.suffix import IMAGES, Suffix
 from sidetune.tasks.classification import Classification
 from sidetune.tasks.task import Answer, Task
 
 if TYPE_CHECKING:
-    from sidetune.train.recipe import Recipe
+    from sidetune.recipe import Recipe
 
 
 class AdaptedModel(nn.Module):

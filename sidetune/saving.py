@@ -23,11 +23,11 @@ from sidetune.backbones.weights import is_file
 from sidetune.data.transforms import Transform
 from sidetune.errors import DataError, WeightsMismatch
 from sidetune.methods import METHODS, Method
+from sidetune.recipe import Recipe
 from sidetune.saved import WEIGHTS, check_finite, check_own, from_saved, mark, read_config, write_description
 from sidetune.sealed import digest_of
 from sidetune.seam.joined import Joined
 from sidetune.tasks import Task, described, from_description
-from sidetune.train.recipe import Recipe
 
 
 def described_method(method: Method) -> dict[str, Any]:

@@ -6,7 +6,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from jaxtyping import install_import_hook
 
-with install_import_hook(["sidetune.tasks", "sidetune.backbones.prefix", "sidetune.model"], "beartype.beartype"):
+with install_import_hook(["sidetune.tasks", "sidetune.seam.prefix", "sidetune.model"], "beartype.beartype"):
     import sidetune.model  # noqa: F401
 
 import hypothesis

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import sidetune
 from sidetune.errors import RunExists
-from sidetune.train.recipe import Recipe
+from sidetune.recipe import Recipe
 
 FORMER = Path(__file__).parent / "formats/0.1"
 

@@ -45,6 +45,18 @@ def test_there_is_no_circle_of_imports():
         raise AssertionError(" <- ".join(e.args[1])) from None
 
 
+def test_rooms_stand_one_above_the_other():
+    """No circle of rooms either: each knows only those below it."""
+    rooms = {}
+    for module, imports in graph().items():
+        rooms.setdefault(room(module), set()).update({room(w) for w in imports} - {room(module)})
+    try:
+        TopologicalSorter(rooms).prepare()
+    except CycleError as e:
+        raise AssertionError(" <- ".join(e.args[1])) from None
+    assert len(rooms) > 30 and "train" in rooms["runs"] and "choose" in rooms["train"]
+
+
 def test_a_circle_would_be_seen():
     imports = graph()
     assert "sidetune.seam.joined" in imports["sidetune.saving"] and len(imports) > 200

@@ -169,7 +169,7 @@ def test_load_trained_refuses_tensors_of_another_model(vit):
 
 
 def test_features_of_two_tasks_come_from_one_pass(vit):
-    from sidetune.backbones.prefix import Prefix
+    from sidetune.seam.prefix import Prefix
 
     models = [sidetune.adapt(vit, name, num_classes=3) for name in ("dtl+", "linear", "partial")]
     need = models[0].need | models[1].need | models[2].need

@@ -152,7 +152,7 @@ def test_a_model_remembers_the_levels_of_deep_pictures_it_was_trained_on(vit, tm
     tensor = loaded.prepare(tmp_path / "data/1/0.png")
     mean, std = (torch.tensor(v)[:, None, None] for v in (model.card.mean, model.card.std))
     assert torch.allclose(tensor * std + mean, torch.tensor(128 / 255), atol=1e-3)
-    images, _ = sidetune.train.batches.as_dataset(tmp_path / "data", loaded, training=False)[3]
+    images, _ = sidetune.datasets.as_dataset(tmp_path / "data", loaded, training=False)[3]
     assert torch.equal(images, tensor)
 
 

@@ -19,12 +19,12 @@ from sidetune.backbones.structure import rebuild
 from sidetune.data.samples import Samples
 from sidetune.data.sources import read_training
 from sidetune.data.transforms import Transform
+from sidetune.datasets import Data, Targets, as_dataset, sized
 from sidetune.errors import DataError
 from sidetune.methods import Method, find_method
 from sidetune.model import AdaptedModel
 from sidetune.seam.squares import Squares, squared_gradients
 from sidetune.store import Kept
-from sidetune.train.batches import Data, Targets, as_dataset, sized
 
 
 def prepare(

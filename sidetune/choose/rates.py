@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sidetune.train.schedule import SHORTEST_TRIAL
+SHORTEST_TRIAL = 3
+"""Epochs of a run that only compares choices. After one of 25 steps all are about as good as chance."""
 
 Choice = Mapping[str, float]
 """Values by name: `lr`, and fields of the method."""

@@ -43,13 +43,13 @@ def ablate_command(
     from sidetune.cli.progress import progress
     from sidetune.cli.resumable import words_given
     from sidetune.cli.trials import with_rates
+    from sidetune.recipe import Recipe
     from sidetune.runs.compare import compare
     from sidetune.runs.folder import output_folder
     from sidetune.runs.plots import plot_study
     from sidetune.runs.report import markdown
     from sidetune.runs.studies import find_study
     from sidetune.tasks import task_of
-    from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
     setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices, epochs=epochs, lr=lr)

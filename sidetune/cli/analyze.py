@@ -36,12 +36,13 @@ def analyze_command(
     from sidetune.atomic import write_text
     from sidetune.cli.data import checked
     from sidetune.cli.progress import progress
+    from sidetune.datasets import as_dataset
     from sidetune.measure.analysis import analyze, projections
     from sidetune.measure.analysis_plots import plot_projections, plot_redundancy
     from sidetune.measure.machine import birth_certificate
+    from sidetune.recipe import Recipe
     from sidetune.runs.folder import check_free
-    from sidetune.train.batches import as_dataset, evaluation_batches
-    from sidetune.train.recipe import Recipe
+    from sidetune.train.batches import evaluation_batches
 
     numbers = out / "analysis.json"
     check_free(out, resume=False, overwrite=overwrite)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 from sidetune.data.layout import Layout
 from sidetune.data.reading import Levels, Reading
 from sidetune.errors import unknown
-from sidetune.train.recipe import MEANS, Recipe
+from sidetune.recipe import MEANS, Recipe
 
 if TYPE_CHECKING:
     from sidetune.backbones import Backbone

@@ -51,12 +51,12 @@ def compare_command(
     from sidetune.cli.resumable import words_given
     from sidetune.cli.trials import with_rates
     from sidetune.methods import find_method
+    from sidetune.recipe import Recipe
     from sidetune.runs.compare import compare
     from sidetune.runs.conventions import find_convention
     from sidetune.runs.folder import ADAPTERS, output_folder
     from sidetune.runs.report import write_report
     from sidetune.tasks import task_of
-    from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
     if choices.method:

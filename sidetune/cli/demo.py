@@ -36,10 +36,10 @@ def demo_command(
     from sidetune.cli.progress import ERR, progress
     from sidetune.data.sources import read_data
     from sidetune.methods import find_method
+    from sidetune.recipe import Recipe
     from sidetune.runs.compare import compare
     from sidetune.runs.folder import ADAPTERS, output_folder
     from sidetune.runs.report import write_report
-    from sidetune.train.recipe import Recipe
 
     start = time.perf_counter()
     backbone = open_backbone(BACKBONE, image_size=56)

@@ -29,13 +29,13 @@ def extract_command(
     from sidetune.cli.choices import Setup, changed, changed_recipe, check_names, opened, parse, several
     from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.progress import ERR, progress
+    from sidetune.datasets import as_dataset
     from sidetune.methods import find_method
     from sidetune.model import adapt
+    from sidetune.recipe import Recipe
     from sidetune.store import FeatureStore
     from sidetune.tasks import task_of
-    from sidetune.train.batches import as_dataset
     from sidetune.train.kept import keep, together
-    from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
     setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices)

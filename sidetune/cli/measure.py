@@ -37,8 +37,8 @@ def measure_command(
     from sidetune.measure.costs import cost, save_costs
     from sidetune.measure.plots import plot_memory
     from sidetune.methods import find_method
+    from sidetune.recipe import Recipe
     from sidetune.train.precision import best_device
-    from sidetune.train.recipe import Recipe
 
     choices = parse(settings)
     setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices)

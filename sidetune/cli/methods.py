@@ -10,7 +10,7 @@ import typer
 from sidetune.cli.options import JSON
 
 if TYPE_CHECKING:
-    from sidetune.train.recipe import Recipe
+    from sidetune.recipe import Recipe
 
 
 def methods_command(as_json: JSON = False) -> None:

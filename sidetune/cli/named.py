@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sidetune.cli.choices import Setup
 from sidetune.cli.options import DEFAULT_BACKBONE
 from sidetune.methods import Method, find_method
+from sidetune.recipe import Recipe
 from sidetune.runs.conventions import named_run
-from sidetune.train.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,9 @@ from sidetune.errors import ServiceError, SidetuneError
 from sidetune.measure.parameters import count
 from sidetune.methods.mist import MIST
 from sidetune.model import AdaptedModel, load
+from sidetune.recipe import Recipe
 from sidetune.runs.compare import Row
 from sidetune.train.epoch import Epoch
-from sidetune.train.recipe import Recipe
 
 DEVICE = "mist, on a device"
 COMMAND = (sys.executable, "-c", "from sidetune.cli.entry import main; main()")

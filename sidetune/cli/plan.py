@@ -34,7 +34,7 @@ def plan_command(
     from sidetune.measure.plan import fit_budget, largest_batch, plan, told
     from sidetune.methods import find_method
     from sidetune.model import adapt
-    from sidetune.train.recipe import Recipe
+    from sidetune.recipe import Recipe
 
     choices = parse(settings)
     setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices)

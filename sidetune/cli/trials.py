@@ -10,13 +10,13 @@ from sidetune.choose.look import prepare
 from sidetune.choose.rates import Choice, Trial
 from sidetune.cli.progress import ERR, Lines
 from sidetune.data.samples import Splits
+from sidetune.means import Means
 from sidetune.memo import Memo
 from sidetune.methods import Method
+from sidetune.recipe import Recipe
 from sidetune.runs.run import Run
 from sidetune.runs.trials import choose
 from sidetune.tasks.task import Task
-from sidetune.train.means import Means
-from sidetune.train.recipe import Recipe
 
 
 class Trials:

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 from sidetune.atomic import replacing
 from sidetune.edge.parameters import Parameters, Shape
 from sidetune.errors import DataError, WeightsMismatch
+from sidetune.recipe import Recipe
 from sidetune.saved import WEIGHTS, check_finite, check_own, mark, read_config, write_description
-from sidetune.train.recipe import Recipe
 from sidetune.wire.metadata import ModelCard
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from sidetune.choose.rates import SHORTEST_TRIAL
 from sidetune.edge.artefact import Choices
 from sidetune.edge.features import FeatureFile
 from sidetune.edge.trainer import fit
 from sidetune.errors import DataError
+from sidetune.recipe import Recipe
 from sidetune.train.folder import Folder
-from sidetune.train.recipe import Recipe
-from sidetune.train.schedule import SHORTEST_TRIAL
 
 
 def choose_k(

@@ -218,9 +218,9 @@ def run_fit(given: argparse.Namespace) -> None:
     from sidetune.edge.artefact import Choices
     from sidetune.edge.choose import choose_k
     from sidetune.edge.trainer import fit
+    from sidetune.recipe import Recipe
     from sidetune.saved import from_saved
     from sidetune.train.folder import Folder, recipe_of
-    from sidetune.train.recipe import Recipe
 
     recipe, choices, file = Recipe(epochs=100, batch_size=32, lr_update="step"), Choices(), given.file
     before = Folder(given.out).asked() if given.resume else None

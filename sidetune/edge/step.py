@@ -13,7 +13,7 @@ from sidetune.edge.features import FeatureFile
 from sidetune.edge.gradient import Gradient, cross_entropy
 from sidetune.edge.network import Workspace, forward, mean_of_taps, products
 from sidetune.edge.parameters import Array, Parameters
-from sidetune.train.recipe import Recipe
+from sidetune.recipe import Recipe
 from sidetune.wire.metadata import ModelCard
 
 LANES = 4

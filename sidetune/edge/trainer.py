@@ -18,9 +18,9 @@ from sidetune.edge.parameters import Shape, start
 from sidetune.edge.step import Learner, pool_weights
 from sidetune.errors import DataError, NonFiniteLoss
 from sidetune.locked import worked_on
+from sidetune.means import Means
+from sidetune.recipe import Recipe
 from sidetune.train.epoch import Epoch
-from sidetune.train.means import Means
-from sidetune.train.recipe import Recipe
 from sidetune.train.schedule import learning_rate, num_epochs
 
 CHECKPOINT_SECONDS = 60.0

@@ -18,8 +18,8 @@ from sidetune.measure.plan import Operations, plan
 from sidetune.measure.speed import images_per_second, step_seconds
 from sidetune.methods import Method
 from sidetune.model import adapt
+from sidetune.recipe import Recipe
 from sidetune.train.precision import TYPES, resolve
-from sidetune.train.recipe import Recipe
 
 BATCHES = (1, 4, 16)
 

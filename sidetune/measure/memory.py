@@ -22,9 +22,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sidetune.model import AdaptedModel
+from sidetune.recipe import Recipe
 from sidetune.seam.features import Features
 from sidetune.train.optimizer import make_optimizer, optimizer_tensors
-from sidetune.train.recipe import Recipe
 from sidetune.train.step import backward, save_memory
 
 

@@ -20,9 +20,9 @@ from sidetune.measure.machine import library_bytes
 from sidetune.measure.memory import Memory, training_memory, training_peak
 from sidetune.measure.parameters import Parameters, count
 from sidetune.model import AdaptedModel
+from sidetune.recipe import Precision, Recipe
 from sidetune.seam.features import Features
 from sidetune.train.precision import TYPES, best_device, resolve
-from sidetune.train.recipe import Precision, Recipe
 from sidetune.train.step import can_be_cut
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sidetune.measure.memory import trial
 from sidetune.model import AdaptedModel
-from sidetune.train.recipe import Recipe
+from sidetune.recipe import Recipe
 
 
 def seconds_of(run: Callable[[], object], device: torch.device, repeats: int = 3) -> float:

@@ -20,9 +20,9 @@ from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import LINEAR
-from sidetune.backbones.prefix import Prefix
 from sidetune.heads.linear import LinearHead
 from sidetune.seam.adaptation import Adaptation
+from sidetune.seam.prefix import Prefix
 from sidetune.seam.readout import native
 from sidetune.seam.squares import squared_gradients
 from sidetune.seam.suffix import IMAGES, Suffix

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sidetune.errors import DataError
+from sidetune.means import Means
 from sidetune.runs.carry_out import carry_out, other_images, ready
 from sidetune.runs.compare import Comparison
 from sidetune.runs.result import Result, differing
@@ -16,7 +17,6 @@ from sidetune.saved import from_saved
 from sidetune.sealed import is_as_written, parsed
 from sidetune.train.folder import RESULT
 from sidetune.train.loop import Report
-from sidetune.train.means import Means
 
 
 @dataclass(frozen=True, kw_only=True)

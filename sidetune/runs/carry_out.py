@@ -15,18 +15,18 @@ from sidetune.backbones.weights import digest_of
 from sidetune.choose.look import begin
 from sidetune.data.check import check_images
 from sidetune.data.samples import Splits
+from sidetune.datasets import Data
 from sidetune.errors import DataError, WeightsMismatch
+from sidetune.means import Means
 from sidetune.measure.parameters import count
 from sidetune.model import AdaptedModel
 from sidetune.runs.result import Result
 from sidetune.runs.run import Run, images_of
 from sidetune.saving import found_again, opened_as
 from sidetune.sealed import sealed_json
-from sidetune.train.batches import Data
 from sidetune.train.evaluate import evaluate
 from sidetune.train.folder import RESULT, differences
 from sidetune.train.loop import Report, fit
-from sidetune.train.means import Means
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from sidetune.measure.parameters import Parameters, count
 from sidetune.memo import Memo
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel
+from sidetune.recipe import Recipe
 from sidetune.runs.carry_out import Ready, carry_out
 from sidetune.runs.folder import UNFINISHED, forget
 from sidetune.runs.run import Run, images_of
@@ -37,7 +38,6 @@ from sidetune.train.epoch import Epoch
 from sidetune.train.kept import share_features
 from sidetune.train.loop import Report, Silent
 from sidetune.train.precision import TYPES, resolve
-from sidetune.train.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

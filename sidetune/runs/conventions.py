@@ -19,8 +19,8 @@ from importlib.resources import files
 from sidetune.errors import unknown
 from sidetune.heads.linear import HeadStart
 from sidetune.methods import find_method
+from sidetune.recipe import Recipe
 from sidetune.runs.papers import HALF, PaperRun, paper_run
-from sidetune.train.recipe import Recipe
 
 IN21K = "vit_base_patch16_224.orig_in21k"
 AUGREG = "vit_base_patch16_224.augreg_in21k"

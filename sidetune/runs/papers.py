@@ -11,7 +11,7 @@ from importlib.resources import files
 from sidetune.errors import unknown
 from sidetune.methods import Method
 from sidetune.methods.dtl import DTL
-from sidetune.train.recipe import Recipe
+from sidetune.recipe import Recipe
 
 BACKBONES = {
     "vit_base_patch16_224_in21k": "vit_base_patch16_224.orig_in21k",

@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sidetune.means import Means
 from sidetune.measure.machine import birth_certificate
 from sidetune.measure.parameters import Parameters
 from sidetune.model import AdaptedModel
+from sidetune.recipe import Precision
 from sidetune.runs.run import Run
 from sidetune.saving import describe
 from sidetune.tasks.task import Score
 from sidetune.train.epoch import Epoch
 from sidetune.train.folder import differences
-from sidetune.train.means import Means
-from sidetune.train.recipe import Precision
 
 FORMAT = 3
 """2 and version 0.1, whose files have no number, do not tell of the run as a value."""

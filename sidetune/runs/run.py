@@ -11,14 +11,14 @@ from sidetune.backbones import Backbone
 from sidetune.backbones.backbone import Card
 from sidetune.data.samples import Splits
 from sidetune.data.sources import Source
+from sidetune.means import Means
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
+from sidetune.recipe import Recipe
 from sidetune.saved import from_saved
 from sidetune.saving import described_method, method_from, place_of
 from sidetune.sealed import digest_of
 from sidetune.tasks import Task, described, from_description
-from sidetune.train.means import Means
-from sidetune.train.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

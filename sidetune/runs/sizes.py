@@ -15,19 +15,20 @@ from sidetune.backbones import Backbone
 from sidetune.backbones.weights import digest_of
 from sidetune.choose.evolution import Evolution, Scored, evolve
 from sidetune.data.samples import Samples, Splits
+from sidetune.datasets import as_dataset
 from sidetune.memo import Memo
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel
+from sidetune.recipe import Recipe
 from sidetune.runs.carry_out import Ready, carry_out
 from sidetune.runs.run import Run
 from sidetune.seam.features import Features
 from sidetune.tasks import task_of
 from sidetune.tasks.task import rank
-from sidetune.train.batches import as_dataset, evaluation_batches
+from sidetune.train.batches import evaluation_batches
 from sidetune.train.evaluate import score
 from sidetune.train.kept import keep
 from sidetune.train.loop import Report, Silent
-from sidetune.train.recipe import Recipe
 
 Subnet = Any
 """A sub-network as the method describes it; hashable."""

@@ -12,13 +12,13 @@ from sidetune.backbones import Backbone
 from sidetune.choose.rates import ROUNDS, Choice, Trial, cautious, halving
 from sidetune.data.samples import Splits, split
 from sidetune.errors import NonFiniteLoss
+from sidetune.means import Means
 from sidetune.memo import Memo
 from sidetune.runs.carry_out import Ready, carry_out
 from sidetune.runs.run import Run, images_of
 from sidetune.tasks.task import SHARES, rank
 from sidetune.train.kept import share_features
 from sidetune.train.loop import Report
-from sidetune.train.means import Means
 
 FACTORS = (0.25, 0.5, 1, 2)
 """Of the method's own learning rate."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sidetune.backbones.backbone import Card
-from sidetune.backbones.prefix import Prefix
+from sidetune.seam.prefix import Prefix
 from sidetune.seam.suffix import Suffix
 
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from sidetune.backbones import Backbone
 from sidetune.edge.transport import Reply
+from sidetune.recipe import Precision
 from sidetune.serve.decoding import Picture, decoded, looked_at
 from sidetune.serve.settings import Settings
 from sidetune.serve.worker import Worker, as_array
-from sidetune.train.recipe import Precision
 from sidetune.wire.codec import encode
 from sidetune.wire.infer import Answer, Request, build_error, build_response, pack_image, parse_request
 from sidetune.wire.message import HEADER_LENGTH, WireError

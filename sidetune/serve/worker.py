@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from sidetune.backbones import Backbone, open_backbone
-from sidetune.backbones.prefix import Prefix
 from sidetune.backbones.weights import is_file
 from sidetune.data.transforms import Transform
 from sidetune.errors import unknown
+from sidetune.recipe import Precision
 from sidetune.seam.features import Features
+from sidetune.seam.prefix import Prefix
 from sidetune.seam.taps import Need
 from sidetune.train.precision import TYPES, best_device, resolve
-from sidetune.train.recipe import Precision
 from sidetune.wire.ask import GATHERS, Ask
 from sidetune.wire.codec import Array
 from sidetune.wire.compression import COMPRESSIONS, has_zstd

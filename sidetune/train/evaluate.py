@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from sidetune.datasets import Data, as_dataset
 from sidetune.model import AdaptedModel
+from sidetune.recipe import Precision, Recipe
 from sidetune.tasks.task import Score
-from sidetune.train.batches import Data, as_dataset, evaluation_batches
+from sidetune.train.batches import evaluation_batches
 from sidetune.train.precision import TYPES, resolve
-from sidetune.train.recipe import Precision, Recipe
 
 
 def evaluate(

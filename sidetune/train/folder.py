@@ -15,8 +15,8 @@ from sidetune import saved
 from sidetune.atomic import remove_stale, write_text
 from sidetune.errors import DataError, DataWarning, RunExists
 from sidetune.memo import is_memo
+from sidetune.recipe import MEANS, Recipe
 from sidetune.sealed import SEAL, digest_of, is_as_written, parsed, sealed_json
-from sidetune.train.recipe import MEANS, Recipe
 
 REQUEST = "run.json"
 HISTORY = "history.json"

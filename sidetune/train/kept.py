@@ -17,18 +17,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sidetune.backbones import Backbone
-from sidetune.backbones.prefix import Prefix
 from sidetune.data.dataset import ImageDataset
 from sidetune.data.samples import Samples
+from sidetune.datasets import sized
 from sidetune.model import AdaptedModel
+from sidetune.recipe import Recipe
 from sidetune.seam.features import Features
+from sidetune.seam.prefix import Prefix
 from sidetune.seam.taps import Need
 from sidetune.store import FeatureMemory, FeatureStore, Kept
 from sidetune.store.disk import Origin, fill
 from sidetune.store.memory import remember
-from sidetune.train.batches import num_workers, sized
+from sidetune.train.batches import num_workers
 from sidetune.train.precision import TYPES, resolve
-from sidetune.train.recipe import Recipe
 
 ShowProgress = Callable[[int, int], None]
 

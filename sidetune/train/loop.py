@@ -20,23 +20,24 @@ from torch.utils.data import Dataset
 from sidetune.choose.look import begin
 from sidetune.data.dataset import ImageDataset
 from sidetune.data.sources import read_training
+from sidetune.datasets import Data, Targets, as_dataset, is_unnamed, sized
 from sidetune.errors import Interrupted, NonFiniteLoss
 from sidetune.locked import worked_on
+from sidetune.means import Means
 from sidetune.model import AdaptedModel
+from sidetune.recipe import Precision, Recipe
 from sidetune.seam.features import Features
 from sidetune.store import Kept
 from sidetune.tasks import described
 from sidetune.tasks.task import rank
-from sidetune.train.batches import Data, Targets, as_dataset, evaluation_batches, is_unnamed, sized, training_batches
+from sidetune.train.batches import evaluation_batches, training_batches
 from sidetune.train.checkpoint import Checkpoint, RunFolder
 from sidetune.train.epoch import Epoch
 from sidetune.train.evaluate import score
 from sidetune.train.kept import keep
 from sidetune.train.logs import TensorBoard
-from sidetune.train.means import Means
 from sidetune.train.optimizer import make_optimizer
 from sidetune.train.precision import TYPES, resolve
-from sidetune.train.recipe import Precision, Recipe
 from sidetune.train.schedule import learning_rate, num_epochs
 from sidetune.train.step import backward, can_be_cut, save_memory
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn, optim
 
-from sidetune.train.recipe import Recipe
+from sidetune.recipe import Recipe
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, lr: float) -> optim.Optimizer:

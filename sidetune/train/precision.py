@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from sidetune.train.recipe import Precision
+from sidetune.recipe import Precision
 
 TYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

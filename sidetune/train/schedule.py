@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import math
 
-from sidetune.train.recipe import Recipe
-
-SHORTEST_TRIAL = 3
-"""Epochs of a run that only compares choices. After one of 25 steps all are about as good as chance."""
+from sidetune.recipe import Recipe
 
 
 def learning_rate(recipe: Recipe, peak: float, epoch: float) -> float:

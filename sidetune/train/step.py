@@ -13,8 +13,8 @@ from torch.autograd.graph import save_on_cpu
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sidetune.model import AdaptedModel
+from sidetune.recipe import Recipe
 from sidetune.seam.features import Features
-from sidetune.train.recipe import Recipe
 
 
 def save_memory(model: AdaptedModel, recipe: Recipe) -> None:

@@ -6,8 +6,8 @@ import torch
 from conftest import CNN_SIZE, TINY, taps, tiny_backbone, tiny_network
 
 from sidetune.backbones import open_backbone
-from sidetune.backbones.prefix import Prefix
 from sidetune.backbones.weights import digest_of
+from sidetune.seam.prefix import Prefix
 from sidetune.seam.taps import Need, block_input, block_output, pooled, sum_of_taps
 
 

@@ -6,9 +6,9 @@ from conftest import tiny_backbone, tiny_network
 
 import sidetune
 from sidetune.backbones import open_backbone
-from sidetune.backbones.prefix import Prefix
 from sidetune.contract import disturb
 from sidetune.methods import DTL, MIST, DTLv2, LoRA, find_method
+from sidetune.seam.prefix import Prefix
 from sidetune.seam.taps import Need, block_input, block_output, pooled, sum_of_taps
 
 SIZES = {

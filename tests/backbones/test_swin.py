@@ -8,10 +8,10 @@ from transformers import SwinConfig, SwinModel
 
 import sidetune
 from sidetune.backbones import open_backbone
-from sidetune.backbones.prefix import Prefix
 from sidetune.backbones.swin import NUM_SIZES, SwinBlock
 from sidetune.contract import disturb
 from sidetune.errors import CannotMerge, WeightsMismatch
+from sidetune.seam.prefix import Prefix
 from sidetune.seam.taps import block_output, pooled
 
 SMALL = {"depths": (2, 2), "embed_dim": 16, "num_heads": (1, 2), "img_size": 56, "window_size": 7}

@@ -140,7 +140,7 @@ def test_the_packaged_vit_computes_what_its_onnx_graph_computes(tmp_path):
     import onnx
     import onnxruntime
 
-    from sidetune.backbones.prefix import Prefix
+    from sidetune.seam.prefix import Prefix
     from sidetune.seam.taps import Need, block_output
 
     package = packaged.PACKAGED["vit_small_patch14_dinov2.saliency"]

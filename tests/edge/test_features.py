@@ -21,7 +21,7 @@ from sidetune.edge.images import Item
 from sidetune.edge.status import status
 from sidetune.edge.trainer import fit
 from sidetune.errors import DataError, NoSpace
-from sidetune.train.recipe import Recipe
+from sidetune.recipe import Recipe
 
 
 class Strict(mmap.mmap):

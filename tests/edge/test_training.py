@@ -30,9 +30,9 @@ from sidetune.edge.predict import Predictor, predict
 from sidetune.edge.trainer import fit
 from sidetune.errors import DataError, InUse, NonFiniteLoss, RunExists, WeightsMismatch
 from sidetune.locked import worked_on
+from sidetune.recipe import Recipe
 from sidetune.seam.features import Features
 from sidetune.seam.taps import sum_of_taps
-from sidetune.train.recipe import Recipe
 
 RECIPE = Recipe(epochs=6, batch_size=8, seed=1, lr_update="step")
 CHOICES = Choices(rank=8, layers=2, lr=1e-2)
@@ -164,7 +164,7 @@ import os, signal, sys
 from pathlib import Path
 from sidetune.edge import trainer
 from sidetune.edge.artefact import Choices
-from sidetune.train.recipe import Recipe
+from sidetune.recipe import Recipe
 file, out, resume, left = sys.argv[1:]
 left = int(left)
 

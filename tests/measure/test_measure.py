@@ -10,9 +10,9 @@ import sidetune
 from sidetune.data.samples import Splits
 from sidetune.measure.memory import TensorBytes, training_peak
 from sidetune.methods import METHODS
+from sidetune.recipe import Recipe
 from sidetune.runs.compare import Comparison, compare
 from sidetune.runs.report import cells, markdown, write_report
-from sidetune.train.recipe import Recipe
 
 MIB = 2**20
 

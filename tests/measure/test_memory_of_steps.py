@@ -11,7 +11,7 @@ from torch.autograd import Function
 import sidetune
 from sidetune.measure.memory import Census, Memory, TensorBytes, out_of_sight, training_memory, training_peak, trial
 from sidetune.measure.plan import fit_budget
-from sidetune.train.recipe import Recipe
+from sidetune.recipe import Recipe
 from sidetune.train.step import in_host_memory
 
 KIB = 1024

@@ -12,8 +12,8 @@ import sidetune
 from sidetune.errors import OverBudget
 from sidetune.measure.memory import training_memory, training_peak
 from sidetune.measure.plan import cheapest_first, fit_budget, largest_batch, plan, told, without_values
+from sidetune.recipe import Recipe
 from sidetune.train.precision import TYPES
-from sidetune.train.recipe import Recipe
 
 
 def tracked(model, recipe):

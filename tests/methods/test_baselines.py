@@ -16,10 +16,10 @@ from sidetune.measure.parameters import count
 from sidetune.methods import ARC, METHODS, RLRR, SSF, Adaptation, Adapter, AdaptFormer, FacT, Method, ZeroAdapter
 from sidetune.methods.layers import remade_linear
 from sidetune.methods.rlrr import rescaled
+from sidetune.recipe import Recipe
 from sidetune.saving import WEIGHTS
 from sidetune.seam.suffix import IMAGES
 from sidetune.seam.taps import block_output
-from sidetune.train.recipe import Recipe
 from sidetune.train.step import backward, save_memory
 
 SMALL = {"adapter": {}, "adapter-vpt": {}, "adaptformer": {}, "ssf": {}, "rlrr": {}} | dict.fromkeys(

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 import sidetune
 from sidetune.backbones.layout import Layout
-from sidetune.backbones.prefix import Prefix
 from sidetune.contract import check_method, disturb, vector
 from sidetune.methods import DTL
 from sidetune.methods.csn import Written, written
+from sidetune.seam.prefix import Prefix
 from sidetune.seam.taps import pooled
 
 READS = {

@@ -17,8 +17,8 @@ from sidetune.methods import DTL, DTLv2
 from sidetune.methods.dtlv2 import later_of_one_h, num_groups
 from sidetune.methods.hidden import Hidden, LowRankMap, form
 from sidetune.methods.joins import Convolution
+from sidetune.recipe import Recipe
 from sidetune.seam.taps import block_input, block_output
-from sidetune.train.recipe import Recipe
 from sidetune.train.step import backward, save_memory
 
 QUIET = pytest.mark.filterwarnings("ignore:L-Share has nothing to scale")

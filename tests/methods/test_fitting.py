@@ -15,8 +15,8 @@ from sidetune.errors import CannotMerge
 from sidetune.methods import METHODS
 from sidetune.methods.fitting import check_is_method
 from sidetune.methods.lora import LoRA as Ours
+from sidetune.recipe import Recipe
 from sidetune.saving import method_from
-from sidetune.train.recipe import Recipe
 
 
 class Side(sidetune.SideNetwork):

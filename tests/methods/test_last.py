@@ -9,7 +9,7 @@ import sidetune
 from sidetune.contract import check_method, disturb, vector
 from sidetune.measure.parameters import count
 from sidetune.methods.last import LAST
-from sidetune.train.recipe import Recipe
+from sidetune.recipe import Recipe
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from sidetune.contract import check_method, disturb, vector
 from sidetune.measure.parameters import count
 from sidetune.methods.lst import LST
 from sidetune.methods.pruning import NEEDED, WEIGHTS, fisher, kept_in, kept_stream, magnitude, prune
+from sidetune.recipe import Recipe
 from sidetune.seam.taps import block_input, block_output
 from sidetune.train.kept import share_features
-from sidetune.train.recipe import Recipe
 
 QUICK = Recipe(epochs=2, batch_size=8, precision="fp32", lr=3e-3)
 

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 import sidetune
 from sidetune.backbones.layout import Layout
-from sidetune.backbones.prefix import Prefix
 from sidetune.contract import check_method, disturb, vector
 from sidetune.errors import MethodRefused
 from sidetune.methods.mist import BLOCKS, MIST
+from sidetune.seam.prefix import Prefix
 from sidetune.seam.taps import sum_of_taps
 
 

@@ -16,7 +16,7 @@ from sidetune.contract import check_method, disturb
 from sidetune.measure.parameters import count
 from sidetune.methods.sensitivity import Selection, pack, select, sensitivity, tunable, unpack
 from sidetune.methods.spt import SPT
-from sidetune.train.recipe import Recipe
+from sidetune.recipe import Recipe
 
 KINDS = ("vit", "dinov2", "swin", "convnext")
 

@@ -13,10 +13,10 @@ from sidetune.cli.choices import fits
 from sidetune.data.samples import Splits
 from sidetune.data.transforms import Transform
 from sidetune.methods import METHODS
+from sidetune.recipe import Recipe
 from sidetune.runs.compare import Comparison, compare
 from sidetune.runs.conventions import CONVENTIONS, by_dataset, conventions, find_convention, named_run
 from sidetune.train.optimizer import make_optimizer
-from sidetune.train.recipe import Recipe
 
 HALF = (0.5, 0.5, 0.5)
 

@@ -14,12 +14,12 @@ from sidetune.backbones import open_backbone
 from sidetune.data import sources
 from sidetune.data.samples import Splits
 from sidetune.data.sources import Source
+from sidetune.means import Means
+from sidetune.recipe import Recipe
 from sidetune.runs.carry_out import Ready, carry_out, ready
 from sidetune.runs.run import Run
 from sidetune.tasks import task_of
 from sidetune.train.folder import RESULT
-from sidetune.train.means import Means
-from sidetune.train.recipe import Recipe
 
 QUICK = Recipe(epochs=2, batch_size=8, precision="fp32", seed=3)
 

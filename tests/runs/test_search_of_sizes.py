@@ -9,9 +9,9 @@ from sidetune.choose.evolution import Evolution, evolve
 from sidetune.memo import Memo
 from sidetune.methods import METHODS
 from sidetune.methods.noah import NOAH
+from sidetune.recipe import Recipe
 from sidetune.runs import sizes as supernet
 from sidetune.runs.sizes import search_sizes
-from sidetune.train.recipe import Recipe
 
 BITS = 12
 

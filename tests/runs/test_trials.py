@@ -8,12 +8,12 @@ import sidetune
 from sidetune.data.samples import Splits
 from sidetune.errors import DataWarning, RunExists
 from sidetune.memo import Memo
+from sidetune.recipe import Recipe
 from sidetune.runs import trials as module
 from sidetune.runs.run import Run
 from sidetune.runs.trials import choose
 from sidetune.tasks import task_of
 from sidetune.train.loop import Silent
-from sidetune.train.recipe import Recipe
 
 
 class Heard(Silent):

@@ -7,10 +7,10 @@ from conftest import CHANGING, STAGES, TINY, taps, tiny_backbone, tiny_network
 from torch import nn
 
 import sidetune
-from sidetune.backbones.prefix import Prefix
 from sidetune.methods import adaptation, find_method
 from sidetune.seam.adaptation import Adaptation
 from sidetune.seam.features import Features
+from sidetune.seam.prefix import Prefix
 from sidetune.seam.suffix import IMAGES, Suffix, seam
 from sidetune.seam.taps import Need, block_input, block_output, pooled
 

@@ -15,6 +15,7 @@ import torch
 import sidetune
 from sidetune.data.dataset import ImageDataset
 from sidetune.errors import NoSpace
+from sidetune.recipe import Recipe
 from sidetune.seam.features import Features
 from sidetune.seam.taps import Need, block_input, block_output
 from sidetune.store import disk
@@ -22,7 +23,6 @@ from sidetune.store.codec import decode, encode
 from sidetune.store.disk import Origin, fill
 from sidetune.store.memory import collate
 from sidetune.train.loop import fit
-from sidetune.train.recipe import Recipe
 
 NEED = Need({block_input(1), block_input(2), block_output(2)})
 ORIGIN = Origin(

@@ -18,11 +18,11 @@ from sidetune.contract import disturb
 from sidetune.data.samples import Samples
 from sidetune.errors import DataError, DataWarning, Interrupted, NonFiniteLoss, NoSpace, RunExists
 from sidetune.methods import METHODS
+from sidetune.recipe import Recipe
 from sidetune.train import checkpoint
 from sidetune.train.kept import together
 from sidetune.train.loop import Silent
 from sidetune.train.optimizer import make_optimizer
-from sidetune.train.recipe import Recipe
 from sidetune.train.step import backward, can_be_cut, save_memory
 
 QUICK = Recipe(epochs=3, batch_size=8, precision="fp32", lr=5e-3)

@@ -14,12 +14,12 @@ from torch.utils.data import Dataset, TensorDataset
 import sidetune
 from sidetune.backbones.eight_bit import EightBitLinear
 from sidetune.errors import Interrupted, RunExists
+from sidetune.recipe import Recipe
 from sidetune.tasks.classification import ClassificationScore
 from sidetune.train import loop
 from sidetune.train.batches import Shuffled, training_batches
 from sidetune.train.loop import Silent, Training
 from sidetune.train.optimizer import make_optimizer
-from sidetune.train.recipe import Recipe
 from sidetune.train.schedule import learning_rate
 
 PLAIN = Recipe(epochs=3, batch_size=4, precision="fp32", lr=1e-2, num_workers=0)

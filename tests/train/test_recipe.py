@@ -8,10 +8,10 @@ import pickle
 import pytest
 
 import sidetune
+from sidetune.means import Means
+from sidetune.recipe import MEANS, Recipe
 from sidetune.saved import CONFIG, from_saved
 from sidetune.sealed import sealed_json
-from sidetune.train.means import Means
-from sidetune.train.recipe import MEANS, Recipe
 
 
 def test_means_may_be_given_changed_and_read_as_fields_of_the_recipe():

@@ -16,11 +16,11 @@ import sidetune
 from sidetune.errors import DataError, DataWarning, InUse, NonFiniteLoss, RunExists
 from sidetune.locked import held, leave_to_parent, worked_on
 from sidetune.memo import Memo
+from sidetune.recipe import Recipe
 from sidetune.sealed import is_sealed, parsed, sealed_json
 from sidetune.train.checkpoint import RunFolder
 from sidetune.train.folder import FORMAT, REQUEST, TRIALS, comparable, differences
 from sidetune.train.loop import Silent
-from sidetune.train.recipe import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=16, precision="fp32", num_workers=0)
 

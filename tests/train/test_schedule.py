@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 
 from sidetune.methods import DTL
+from sidetune.recipe import Recipe
 from sidetune.runs.papers import paper_run, paper_runs
-from sidetune.train.recipe import Recipe
 from sidetune.train.schedule import learning_rate, num_epochs
 
 

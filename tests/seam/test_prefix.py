@@ -5,7 +5,7 @@ import torch
 from conftest import CHANGING, taps, tiny_backbone, tiny_network
 
 from sidetune.backbones import open_backbone
-from sidetune.backbones.prefix import Prefix, check_images
+from sidetune.seam.prefix import Prefix, check_images
 from sidetune.seam.taps import Need, block_output, sum_of_taps
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from sidetune.train.means import Means
+from sidetune.means import Means
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MEANS = tuple(f.name for f in fields(Means))
