@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
-from sidetune.data.dataset import ImageDataset, Prepared
+from sidetune.data.dataset import Prepared, dataset_of, show_of
 from sidetune.data.samples import Samples
 from sidetune.data.sources import read_scored, read_training
 from sidetune.errors import DataError
@@ -40,14 +40,13 @@ def as_dataset(data: Data, model: AdaptedModel, *, training: bool) -> Dataset[An
             model.transform = replace(model.transform, levels=data.reading.levels)
         else:
             data = replace(data, reading=replace(data.reading, levels=model.transform.levels))
-    prepare = model.transform.training() if training else model.transform.evaluation()
-    is_random = training and model.transform.is_random
     if isinstance(data, Samples):
-        data = ImageDataset(data, prepare, is_random=is_random)
+        data = dataset_of(data, model.transform, training=training)
     if len(sized(data)) == 0:
         raise DataError("the data set is empty")
     if isinstance(data[0][0], Image.Image):
-        data = Prepared(data, prepare, is_random=is_random)
+        show = show_of(model.transform, model.task.targets, training=training)
+        data = Prepared(data, show, is_random=training and model.transform.is_random)
     kind, own = getattr(getattr(data, "samples", None), "task", None), model.task.targets
     if kind not in (None, own):
         raise DataError(f"the data is for {kind}, but the model was made for {own}; give adapt(task=...) another")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor, nn
 
 from sidetune import merging, saving
@@ -18,7 +19,7 @@ from sidetune.backbones.held import by_autocast, hold
 from sidetune.backbones.sizes import check_images
 from sidetune.data.pictures import One, Picture, Pixels, all_of, as_rgb, is_one
 from sidetune.data.reading import Reading
-from sidetune.data.transforms import Transform
+from sidetune.data.transforms import Transform, preset_for
 from sidetune.methods import Method, adaptation, find_method
 from sidetune.saved import WEIGHTS
 from sidetune.saving import Adapter
@@ -26,7 +27,7 @@ from sidetune.seam.features import Features
 from sidetune.seam.prefix import Prefix
 from sidetune.seam.suffix import IMAGES, Suffix
 from sidetune.tasks.classification import Classification
-from sidetune.tasks.task import Answer, Task
+from sidetune.tasks.task import Answer, Placed, Task
 
 if TYPE_CHECKING:
     from sidetune.recipe import Recipe
@@ -110,8 +111,9 @@ class AdaptedModel(nn.Module):
             return self.prefix(twice(images), self.need).map(lambda t: t[:1])
         return self.prefix(images, self.need)
 
-    def forward(self, x: Float[Tensor, "batch 3 height width"] | Features) -> Float[Tensor, "batch label"]:
-        """Logits of images (normalised as `transform` does), or of their features.
+    def forward(self, x: Float[Tensor, "batch 3 height width"] | Features) -> Any:
+        """The head's outputs for images (normalised as `transform` does), or for their features: of most tasks logits
+        (batch, label), of segmentation (batch, label, row, column) and in training what its losses take.
 
         Raises ValueError for images of a size that the backbone does not take.
         """
@@ -121,7 +123,7 @@ class AdaptedModel(nn.Module):
                 return self.head(self.suffix(twice(given)).map(lambda t: t[:1]))
             return self.head(self.suffix(given))
 
-    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
         """The sum of the task's losses, a mean over the images."""
         return reduce(add, self.task.losses(outputs, targets).values())
 
@@ -158,7 +160,8 @@ class AdaptedModel(nn.Module):
     @overload
     def predict(self, pictures: Pixels, *, top: int = 5, batch_size: int = 32) -> Any: ...
     def predict(self, pictures: Picture | Sequence[Picture], *, top: int = 5, batch_size: int = 32) -> Any:
-        """The task's answers: labels with their probabilities, or numbers; one for one picture, a list of several.
+        """The task's answers: labels with their probabilities, numbers, classes of pixels; one for one picture, a list
+        of several.
 
         A picture is a path, a PIL image, an array (height, width) or (height, width, 3), or a tensor (3, height,
         width), of uint8 or of floating-point numbers in 0..1; batches of arrays and tensors, and lists, are several.
@@ -167,14 +170,25 @@ class AdaptedModel(nn.Module):
         several = all_of(pictures)
         predictions: list[Answer] = []
         for start in range(0, len(several), batch_size):
-            batch = torch.stack([self.prepare(p) for p in several[start : start + batch_size]])
-            predictions += self.label(batch, top=top)
+            shown = [self.shown(p) for p in several[start : start + batch_size]]
+            predictions += self.answer(shown, top=top)
         return predictions[0] if is_one(pictures) else predictions
 
+    def shown(self, picture: Picture, *, max_pixels: int | None = None) -> Image.Image:
+        """A picture, as `predict` takes it, in the colours that the model sees. Files of more than `max_pixels` are
+        refused."""
+        return as_rgb(picture, Reading(levels=self.transform.levels, max_pixels=max_pixels))
+
     def prepare(self, picture: Picture, *, max_pixels: int | None = None) -> Float[Tensor, "3 height width"]:
-        """A picture, as `predict` takes it, as the model's input. Files of more than `max_pixels` are refused."""
-        reading = Reading(levels=self.transform.levels, max_pixels=max_pixels)
-        return self.transform.evaluation()(as_rgb(picture, reading))
+        """What is shown of a picture, as the model's input."""
+        return self.transform.evaluation()(self.shown(picture, max_pixels=max_pixels))
+
+    def answer(self, shown: Sequence[Image.Image], *, top: int = 5) -> list[Any]:
+        """What `predict` says of pictures that are shown; of places, of those of the pictures."""
+        prepare = self.transform.evaluation()
+        answers = self.label(torch.stack([prepare(picture) for picture in shown]), top=top)
+        pairs = zip(answers, shown, strict=True)
+        return [a.at((p.height, p.width)) if isinstance(a, Placed) else a for a, p in pairs]
 
     @torch.no_grad()
     def label(self, images: Float[Tensor, "batch 3 height width"], *, top: int = 5) -> list[Any]:
@@ -228,7 +242,7 @@ def adapt(
     image_size: int | tuple[int, int] | None = None,
     pretrained: bool = True,
     architecture: str | None = None,
-    transform: str = "photo",
+    transform: str | None = None,
     seed: int = 0,
     **choices: object,
 ) -> AdaptedModel:
@@ -237,8 +251,9 @@ def adapt(
     `backbone` is a timm name, a packaged name, a weights file (with `architecture`), a timm module, or an opened
     `Backbone` to share. `method` is a name from `sidetune methods` or a method of your own; `choices` change its fields
     (`rank=4`). Classes are named, or numbered up to `num_classes`; or `task` says what is learned, such as
-    `Multilabel(classes=("sun", "rain"))` and `Regression(classes=("age",))`. `transform` is how pictures become tensors
-    (`photo`, `vtab`, `few-shot`). `seed` starts the trainable parts; the global random state is left alone.
+    `Multilabel(classes=("sun", "rain"))` and `Regression(classes=("age",))`. `transform` is how pictures become
+    tensors (`photo`, `vtab`, `few-shot`; `scene` with masks), that of the task if not given. `seed` starts the
+    trainable parts; the global random state is left alone.
 
     Raises ValueError for names and values that do not exist, MethodRefused for a pair that makes no sense.
     """
@@ -250,14 +265,14 @@ def adapt(
         backbone = open_backbone(backbone, image_size=image_size, pretrained=pretrained, architecture=architecture)
     elif image_size is not None:
         raise ValueError("image_size is a choice of open_backbone; this backbone is already open")
-    card = backbone.card
+    card, preset = backbone.card, preset_for(task.targets, transform)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AdaptedModel(
             backbone,
             chosen,
             task,
-            Transform(preset=transform, image_size=card.image_size, mean=card.mean, std=card.std),
+            Transform(preset=preset, image_size=card.image_size, mean=card.mean, std=card.std),
         )
 
 

@@ -6,6 +6,8 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from sidetune.atomic import replacing
@@ -47,6 +49,30 @@ def write_merged(state: dict[str, Tensor], path: Path) -> None:
             torch.save(state, beside)
             with zipfile.ZipFile(beside, "a") as file:
                 file.comment = COMMENT
+
+
+def is_picture(path: Path) -> bool:
+    """Whether `write_picture` wrote the file."""
+    try:
+        with Image.open(path) as file:
+            return MARK in file.info
+    except (OSError, UnidentifiedImageError):
+        return False
+
+
+def write_picture(picture: Image.Image, folder: Path, of: Path, taken: dict[Path, Path]) -> Path:
+    """An answer as a PNG in a folder under the name of the picture that it is of; `taken` are the names that stand for
+    others already. Raises NoSpace, RunExists."""
+    path, number = folder / f"{of.stem}.png", 2
+    while taken.setdefault(path, of) != of:
+        path, number = folder / f"{of.stem}-{number}.png", number + 1
+    folder.mkdir(parents=True, exist_ok=True)
+    check_replaceable(path, is_picture)
+    about = PngInfo()
+    about.add_text(MARK, "picture")
+    with replacing(path) as beside:
+        picture.save(beside, format="PNG", pnginfo=about)
+    return path
 
 
 def is_exported(path: Path) -> bool:

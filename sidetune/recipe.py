@@ -19,6 +19,8 @@ class Recipe:
     """Images a step, over all processes."""
     lr: float | None = None
     """Learning rate after warm-up; the method's own default if None."""
+    head_rate: float = 1.0
+    """The head's learning rate, in that of the rest (10 in SegFormer's recipe)."""
     warmup_epochs: int | None = None
     """Linear warm-up from `warmup_lr`; a tenth of the epochs if None."""
     cooldown_epochs: int = 0
@@ -58,7 +60,7 @@ class Recipe:
         for name in ("warmup_lr", "min_lr", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("lr", "clip_grad"):
+        for name in ("lr", "head_rate", "clip_grad"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.drop_path < 1:
@@ -73,8 +75,9 @@ class Recipe:
     """Fields of version 0.1 that saved recipes are read with."""
 
     def deciding(self) -> dict[str, Any]:
-        """The fields, but for the means."""
-        return {name: value for name, value in asdict(self).items() if name != "means"}
+        """The fields, but for the means, and for those that earlier versions did not have where they change nothing."""
+        told = {name: value for name, value in asdict(self).items() if name != "means"}
+        return {name: value for name, value in told.items() if SINCE.get(name) != value}
 
     if not TYPE_CHECKING:
 
@@ -84,6 +87,8 @@ class Recipe:
             raise AttributeError(f"a Recipe has no field {name!r}")
 
 
+SINCE = {"head_rate": 1.0}
+"""Fields that version 0.1 did not have, with what was always so."""
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "optimizer": ("adamw", "sgd"),

@@ -23,7 +23,9 @@ from sidetune.datasets import Data, Targets, as_dataset, sized
 from sidetune.errors import DataError
 from sidetune.methods import Method, find_method
 from sidetune.model import AdaptedModel
+from sidetune.seam.features import Features
 from sidetune.seam.squares import Squares, squared_gradients
+from sidetune.seam.taps import block_output
 from sidetune.store import Kept
 
 
@@ -103,8 +105,8 @@ class Shown:
 
     def squares(self, weights: Iterable[str]) -> Squares:
         model, names, device = self.model, frozenset(weights), self.model.device
-        prefix, pool = self.prefix, model.suffix.pool
-        if prefix is None or pool is None or len(self.blocks) < model.num_blocks:
+        prefix, pool, wanted = self.prefix, model.suffix.pool, model.suffix.wanted
+        if prefix is None or len(self.blocks) < model.num_blocks:
             kind = type(model.method).__name__
             raise ValueError(f"{kind} has images shown to the plain backbone, of which it leaves not all blocks frozen")
 
@@ -118,9 +120,11 @@ class Shown:
         def loss(example: tuple[Tensor, Any]) -> Tensor:
             image, target = example
             z = prefix.stem(image.to(device, model.dtype)[None])
-            for block in blocks.values():
-                z = block(z)
-            return model.loss(model.head(pool(z)), torch.as_tensor(target, device=device)[None])
+            taps = {}
+            for i, block in blocks.items():
+                z = taps[block_output(i)] = block(z)
+            taps |= {tap: pool(z) for tap in wanted if tap.kind == "pool" and pool is not None}
+            return model.loss(model.head(Features(taps)), torch.as_tensor(target, device=device)[None])
 
         with by_autocast(device, model.dtype):
             return squared_gradients({name: found[name] for name in sorted(names)}, self.examples, loss)

@@ -62,17 +62,18 @@ def ablate_command(
         out = out or Path(f"ablate-{splits.name}-{study.partition('=')[0].replace(':', '-')}")
         memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
         task = changed(task_of(splits.train, setup.task), choices.task)
+        transform = setup.preset(task.targets)
         network = opened(backbone, setup)
         methods = {label: changed(method, choices.method) for label, method in variants(network).items()}
         if lr == "auto":
-            methods = with_rates(network, methods, recipe, splits, setup.transform, report, None, memo, task)
+            methods = with_rates(network, methods, recipe, splits, transform, report, None, memo, task)
         comparison, _ = compare(
             splits,
             network,
             methods,
             recipe=recipe,
             seeds=range(recipe.seed, recipe.seed + seeds),
-            transform=setup.transform,
+            transform=transform,
             task=task,
             source=source,
             memo=memo,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -104,43 +104,56 @@ def predict_command(
     force: Force = False,
     skip_bad: SkipBad = False,
     max_pixels: MaxPixels = None,
+    draw: Annotated[
+        Path | None, typer.Option(help="Folder for pictures with the answers over them (segmentation).")
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder for answers as mask files (segmentation).")] = None,
     as_json: JSON = False,
 ) -> None:
-    """Label images, or say their numbers."""
+    """Label images, say their numbers, or the class of every pixel."""
     from sidetune.data.files import images_under
+    from sidetune.data.samples import PLACED
+    from sidetune.outputs import write_picture
 
     paths = [found for given in images for found in (images_under(given) if given.is_dir() else [given])]
     if not paths:
         raise DataError(f"no images in {', '.join(map(str, images))}")
     loaded = open_model(model, backbone, force)
-    predictions = dict(predicted(loaded, paths, top=top, skip_bad=skip_bad, max_pixels=max_pixels))
+    if (draw or masks) and loaded.task.targets not in PLACED:
+        raise ValueError(f"--draw and --masks are for answers about places, and this model's are {loaded.task.targets}")
+    rows, taken = [], dict[Path, Path]()
+    answers: Iterator[tuple[Path, Any]] = predicted(loaded, paths, top=top, skip_bad=skip_bad, max_pixels=max_pixels)
+    for path, found in answers:
+        files = {}
+        for kind, folder in (("drawn", draw), ("mask", masks)):
+            if folder is not None:
+                shown = loaded.shown(path, max_pixels=max_pixels) if kind == "drawn" else None
+                files[kind] = write_picture(found.mask() if shown is None else found.drawn(shown), folder, path, taken)
+        if as_json:
+            rows.append({"image": printable(path), **found.described(), **{k: str(f) for k, f in files.items()}})
+        else:
+            print(f"{printable(path)}: {found.in_words(top)}")
     if as_json:
-        rows = [{"image": printable(path), **found.described()} for path, found in predictions.items()]
         print(json.dumps(rows, ensure_ascii=False))
-        return
-    for path, found in predictions.items():
-        print(f"{printable(path)}: {found.in_words(top)}")
 
 
 def predicted(
     model: AdaptedModel, paths: Sequence[Path], *, top: int, skip_bad: bool, max_pixels: int | None, at_once: int = 32
 ) -> Iterator[tuple[Path, Answer]]:
     """Files with their labels; bad ones raise DataError, or are left out and named."""
-    import torch
-
     from sidetune.cli.progress import ERR
 
     for start in range(0, len(paths), at_once):
-        prepared = {}
+        shown = {}
         for path in paths[start : start + at_once]:
             try:
-                prepared[path] = model.prepare(path, max_pixels=max_pixels)
+                shown[path] = model.shown(path, max_pixels=max_pixels)
             except DataError as e:
                 if not skip_bad:
                     raise DataError(f"{e}\nRemove it, or leave such images out with --skip-bad") from e
                 ERR.print(f"skipped: {e}", style="yellow", markup=False)
-        if prepared:
-            yield from zip(prepared, model.label(torch.stack(list(prepared.values())), top=top), strict=True)
+        if shown:
+            yield from zip(shown, model.answer(list(shown.values()), top=top), strict=True)
 
 
 def export_command(

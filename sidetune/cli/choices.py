@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from sidetune.data.layout import Layout
 from sidetune.data.reading import Levels, Reading
+from sidetune.data.samples import Kind
 from sidetune.errors import unknown
 from sidetune.recipe import MEANS, Recipe
 
@@ -26,7 +27,8 @@ class Setup:
     """Settings of a run that are neither the method's nor the recipe's."""
 
     image_size: int | tuple[int, int] | None = None
-    transform: str = "photo"
+    transform: str | None = None
+    """How pictures become tensors; as targets of the kind want it if None."""
     architecture: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -40,6 +42,12 @@ class Setup:
     """Of the largest picture."""
     task: str = "auto"
     """What is learned: a name in `sidetune.TASKS`, or what the data is for."""
+
+    def preset(self, kind: Kind) -> str:
+        """The transform for targets of a kind. Raises ValueError for one that does not serve them."""
+        from sidetune.data.transforms import preset_for
+
+        return preset_for(kind, self.transform)
 
     @property
     def reading(self) -> Reading:
@@ -69,7 +77,7 @@ def check_names(backbone: str, setup: Setup) -> None:
     from sidetune.data.transforms import PRESETS
 
     check_source(backbone, setup.architecture)
-    if setup.transform not in PRESETS:
+    if setup.transform is not None and setup.transform not in PRESETS:
         raise unknown("transform", setup.transform, PRESETS)
 
 

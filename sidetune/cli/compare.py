@@ -80,16 +80,17 @@ def compare_command(
         out = out or Path(f"compare-{splits.name}")
         memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
         task = changed(task_of(splits.train, setup.task), choices.task)
+        transform = setup.preset(task.targets)
         network = opened(backbone, setup)
         if lr == "auto":
-            chosen = with_rates(network, chosen, recipe, splits, setup.transform, report, rates, memo, task)
+            chosen = with_rates(network, chosen, recipe, splits, transform, report, rates, memo, task)
         comparison, models = compare(
             splits,
             network,
             chosen,
             recipe=recipe,
             seeds=range(recipe.seed, recipe.seed + seeds),
-            transform=setup.transform,
+            transform=transform,
             task=task,
             source=source,
             named_recipe=recipe_name,

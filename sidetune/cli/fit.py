@@ -104,6 +104,7 @@ def fit_command(
         goes_on = before is not None and start.setup.task == setup.task
         begun = from_description(before or {}) if goes_on else task_of(splits.train, setup.task)
         begun = changed(begun, choices.task)
+        transform = setup.preset(begun.targets)
         network = opened(start.backbone, setup)
         held.enter_context(worked_on(out))
         if not is_decided:
@@ -111,13 +112,11 @@ def fit_command(
                 chosen_method,
                 network,
                 splits.train,
-                transform=setup.transform,
+                transform=transform,
                 seed=chosen_recipe.seed,
                 batch_size=chosen_recipe.batch_size,
             )
-        run = Run.of(
-            splits, network, chosen_method, chosen_recipe, task=begun, transform=setup.transform, source=source
-        )
+        run = Run.of(splits, network, chosen_method, chosen_recipe, task=begun, transform=transform, source=source)
         if (search_lr or left_open) and not is_decided:
             trials = Memo(out / "run" / TRIALS)
             if not resume:

@@ -65,7 +65,7 @@ def search_command(
             train, val = split_off(train, SHARE_FOR_VALIDATION, supernets.seed)
         out = out or Path("runs") / f"{splits.name}-{method}-search"
         memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
-        network = opened(start.backbone, setup)
+        network, transform = opened(start.backbone, setup), setup.preset(train.task)
         found = search_sizes(
             network,
             chosen,
@@ -74,7 +74,7 @@ def search_command(
             max_parameters=max_parameters,
             recipe=supernets,
             evolution=Evolution.of(generations, population),
-            transform=setup.transform,
+            transform=transform,
             out=out / "supernet",
             resume=resume,
             overwrite=overwrite,
@@ -95,7 +95,7 @@ def search_command(
         "data": splits.name,
         "num_images": {"train": len(train), "val": len(val)},
         "backbone": asdict(network.card),
-        "transform": setup.transform,
+        "transform": transform,
         "named_recipe": recipe,
         "max_parameters": max_parameters,
         "supernet": {"method": asdict(chosen), "recipe": asdict(supernets)},

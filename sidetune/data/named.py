@@ -8,6 +8,7 @@ from importlib.resources import as_file, files
 
 import numpy as np
 
+from sidetune.data.garments import garment_splits
 from sidetune.data.samples import Samples, Splits
 from sidetune.data.sprites import Factor, sprite_splits
 
@@ -29,8 +30,14 @@ def sprites(factor: Factor, *, tune: bool = False) -> Splits:
     return sprite_splits(factor)
 
 
+def garment_scenes(*, tune: bool = False) -> Splits:
+    """Scenes have validation images apart from the training images, so tuning changes nothing."""
+    return garment_splits(fashion_1k(tune=True))
+
+
 NAMED: dict[str, Callable[..., Splits]] = {
     "fashion-1k": fashion_1k,
+    "garment-scenes": garment_scenes,
     "sprites-location": partial(sprites, "location"),
     "sprites-orientation": partial(sprites, "orientation"),
 }

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-Kind = Literal["classification", "multilabel", "regression"]
+Kind = Literal["classification", "multilabel", "regression", "segmentation"]
+PLACED = ("segmentation",)
+"""Kinds whose targets say something of places in a picture."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,6 +48,9 @@ class Samples:
 
         item = self.images[index]
         return Image.fromarray(item).convert("RGB") if isinstance(item, np.ndarray) else open_image(item, self.reading)
+
+    def target(self, index: int) -> Any:
+        return self.labels[index]
 
     def fingerprint(self) -> str:
         """A digest that changes when images do: of pixels, or of paths with size and time of change."""

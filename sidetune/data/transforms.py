@@ -13,7 +13,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from sidetune.data.geometry import Geometry
+from sidetune.data.paired import Paired
 from sidetune.data.reading import Levels
+from sidetune.data.samples import PLACED, Kind
 from sidetune.errors import unknown
 
 PRESETS = {
@@ -22,8 +24,22 @@ PRESETS = {
     "vtab-crop": "training: resize to the square; otherwise: resize to 248 for 224 pixels and centre crop",
     "photo": "training: random crop and flip; otherwise: resize and centre crop",
     "few-shot": "random crop, flip and RandAugment; otherwise: resize to a square and centre crop",
+    "scene": "pictures with masks; training: random scale, cut, flip and colours; otherwise: resize to the square",
 }
+WHOLE = ("vtab", "vtab-flip")
+"""Presets that show pictures whole, for every kind of target."""
 BICUBIC = v2.InterpolationMode.BICUBIC
+
+
+def preset_for(kind: Kind, asked: str | None = None) -> str:
+    """The preset for targets of a kind, or the one that is asked for. Raises ValueError for one that does not serve
+    them: what cuts pictures and leaves masks alone, or the other way about."""
+    known = [name for name in PRESETS if name in WHOLE or (name == "scene") == (kind in PLACED)]
+    if asked is None:
+        return "scene" if kind in PLACED else "photo"
+    if asked in PRESETS and asked not in known:
+        raise ValueError(f"the transform {asked!r} does not serve {kind}; those that do: {', '.join(known)}")
+    return asked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +63,16 @@ class Transform:
         """Whether training images differ from epoch to epoch, so that their features cannot be kept."""
         return self.preset not in ("vtab", "vtab-crop")
 
+    def pairs(self, *, training: bool) -> Paired:
+        """Pictures with masks -> images and masks. In evaluation masks stay as large as they are."""
+        return Paired(
+            size=self.image_size,
+            cut=training and self.preset == "scene",
+            flip=training and self.preset != "vtab",
+            keep_mask=not training,
+            to_tensor=self.to_tensor(),
+        )
+
     def training(self) -> Callable[[Image.Image], Tensor]:
         if self.preset.startswith("vtab"):
             flip = [v2.RandomHorizontalFlip()] if self.preset == "vtab-flip" else []
@@ -68,7 +94,7 @@ class Transform:
 
     def geometry(self) -> Geometry:
         """What of a picture is seen in evaluation."""
-        if self.preset in ("vtab", "vtab-flip"):
+        if self.preset in (*WHOLE, "scene"):
             return Geometry(size=self.image_size, resize=self.image_size)
         height, width = self.image_size
         if self.preset == "few-shot":

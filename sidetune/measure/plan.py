@@ -127,7 +127,7 @@ def stand_in(fake: AdaptedModel, recipe: Recipe) -> tuple[Tensor, Tensor, int]:
     """
     num_images = min(recipe.batch_size, 2 * (recipe.means.micro_batch or recipe.batch_size))
     images = torch.empty(num_images, 3, *fake.card.image_size)
-    labels = fake.task.stand_in(num_images)
+    labels = fake.task.stand_in(num_images, fake.card.image_size)
     return images, labels, (images.nbytes + labels.nbytes) * (recipe.batch_size - num_images) // num_images
 
 
@@ -166,7 +166,7 @@ def operations(fake: AdaptedModel, images: Tensor) -> Operations:
     with counted() as prefix:
         features = fake.features(images)
     with counted() as suffix:
-        loss = fake.loss(fake(features), fake.task.stand_in(1))
+        loss = fake.loss(fake(features), fake.task.stand_in(1, fake.card.image_size))
     with counted() as backward:
         loss.backward()
     fake.zero_grad()

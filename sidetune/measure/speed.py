@@ -51,4 +51,4 @@ def images_per_second(model: AdaptedModel, batch_size: int) -> float:
 
 def random_batch(model: AdaptedModel, batch_size: int) -> tuple[Tensor, Tensor]:
     images = torch.randn(batch_size, 3, *model.card.image_size, device=model.device)
-    return images, model.task.stand_in(batch_size).to(model.device)
+    return images, model.task.stand_in(batch_size, model.card.image_size).to(model.device)

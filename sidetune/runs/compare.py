@@ -21,6 +21,7 @@ from sidetune.backbones import Backbone
 from sidetune.choose.look import prepare
 from sidetune.data.samples import Samples, Splits
 from sidetune.data.sources import Source
+from sidetune.data.transforms import preset_for
 from sidetune.measure.machine import birth_certificate
 from sidetune.measure.memory import training_peak
 from sidetune.measure.parameters import Parameters, count
@@ -140,7 +141,7 @@ def compare(
     recipe: Recipe,
     epochs: Mapping[str, int] | None = None,
     seeds: Sequence[int] = (0,),
-    transform: str = "photo",
+    transform: str | None = None,
     task: Task | None = None,
     source: Source | None = None,
     named_recipe: str | None = None,
@@ -159,6 +160,7 @@ def compare(
     """
     report = report or SilentCompare()
     task = task or tasks.task_of(splits.train)
+    transform = preset_for(task.targets, transform)
     scored_on = "val" if splits.test is None else "test"
     if scored_on == "val" and splits.val is None:
         raise ValueError(f"{splits.name} has neither test nor validation images to score on")

@@ -11,6 +11,7 @@ from sidetune.backbones import Backbone
 from sidetune.backbones.backbone import Card
 from sidetune.data.samples import Splits
 from sidetune.data.sources import Source
+from sidetune.data.transforms import preset_for
 from sidetune.means import Means
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel, adapt
@@ -45,7 +46,7 @@ class Run:
         recipe: Recipe,
         *,
         task: Task,
-        transform: str = "photo",
+        transform: str | None = None,
         source: Source | None = None,
         images: Mapping[str, str] | None = None,
     ) -> Run:
@@ -56,7 +57,7 @@ class Run:
             backbone=backbone.card,
             method=method,
             task=task,
-            transform=transform,
+            transform=preset_for(task.targets, transform),
             recipe=replace(recipe, lr=recipe.lr or method.lr, means=Means()),
         )
 

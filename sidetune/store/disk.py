@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from sidetune.atomic import remove_stale, replacing, write_text
+from sidetune.data.dataset import collate, together
 from sidetune.errors import NoSpace
 from sidetune.sealed import is_sealed, sealed_json
 from sidetune.seam.features import Features, from_named, join
@@ -80,7 +82,13 @@ class FeatureStore(Dataset[tuple[Features, Tensor]]):
     is_random = False
 
     def __init__(
-        self, folder: Path, origin: Origin, per_shard: int, need: Need, labels: Tensor, classes: tuple[str, ...]
+        self,
+        folder: Path,
+        origin: Origin,
+        per_shard: int,
+        need: Need,
+        labels: Tensor | Sequence[Any],
+        classes: tuple[str, ...],
     ) -> None:
         self.folder, self.origin, self.per_shard, self.need = folder, origin, per_shard, need
         self.labels, self.classes = labels, classes
@@ -107,7 +115,12 @@ class FeatureStore(Dataset[tuple[Features, Tensor]]):
                 if name not in out:
                     out[name] = tensor.new_empty((len(indices), *tensor.shape[1:]))
                 out[name][to] = tensor[of]
-        return decoded(out, self._dtype), self.labels[torch.tensor(indices) % len(self)]
+        return decoded(out, self._dtype), self.targets(indices)
+
+    def targets(self, indices: Sequence[int]) -> Any:
+        if isinstance(self.labels, Tensor):
+            return self.labels[torch.tensor(indices) % len(self)]
+        return together([self.labels[i] for i in indices])
 
     def shard(self, number: int) -> dict[str, Tensor]:
         if number not in self._shards:
@@ -127,7 +140,7 @@ def fill(
     root: Path,
     origin: Origin,
     images: Dataset[tuple[Tensor, int]],
-    labels: Tensor,
+    labels: Tensor | Sequence[Any],
     classes: tuple[str, ...],
     compute: Compute,
     *,
@@ -210,7 +223,7 @@ def items_of(number: int, per_shard: int, origin: Origin) -> range:
 
 
 def features_of(images: Dataset[tuple[Tensor, int]], compute: Compute, batch_size: int, num_workers: int) -> Features:
-    batches = DataLoader(images, batch_size=batch_size, num_workers=num_workers)
+    batches = DataLoader(images, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
     return join([compute(batch).to("cpu") for batch, _ in batches], torch.cat)
 
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sidetune.data.dataset import collate, together
 from sidetune.seam.features import Features, join
 
 Compute = Callable[[Tensor], Features]
 
 
 class FeatureMemory(Dataset[tuple[Features, Tensor]]):
-    """(features, label) of every image. Item v * len + i is view v of image i, in the order they were taken in."""
+    """(features, target) of every image. Item v * len + i is view v of image i, in the order they were taken in."""
 
     is_random = False
 
     def __init__(
-        self, features: Features, labels: Tensor, classes: tuple[str, ...] | None = None, num_views: int = 1
+        self,
+        features: Features,
+        labels: Tensor | list[Tensor],
+        classes: tuple[str, ...] | None = None,
+        num_views: int = 1,
     ) -> None:
         self.features, self.labels, self.num_views = features, labels, num_views
         if classes is not None:
@@ -31,10 +37,11 @@ class FeatureMemory(Dataset[tuple[Features, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Features, Tensor]:
         return self.features.map(lambda t: t[index]), self.labels[index]
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Features, Tensor]:
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Features, Any]:
         """A whole batch at once; data loaders use it, with `collate` of this module."""
         chosen = torch.as_tensor(indices)
-        return self.features.map(lambda t: t[chosen]), self.labels[chosen]
+        found = self.labels[chosen] if isinstance(self.labels, Tensor) else together([self.labels[i] for i in indices])
+        return self.features.map(lambda t: t[chosen]), found
 
 
 def remember(
@@ -52,17 +59,20 @@ def remember(
     """
     total = len(dataset)  # type: ignore[arg-type]
     parts: list[Features] = []
-    labels: list[Tensor] = []
+    labels: list[Any] = []
     done = 0
-    for images, batch_labels in DataLoader(dataset, batch_size=batch_size, num_workers=num_workers):
+    batches = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
+    for images, batch_labels in batches:
         parts.append(compute(images).to("cpu"))
         labels.append(batch_labels)
         done += len(images)
         if progress:
             progress(done, total)
-    return FeatureMemory(join(parts, torch.cat), torch.cat(labels), getattr(dataset, "classes", None), num_views)
+    of_one_shape = all(isinstance(t, Tensor) for t in labels) and len({t.shape[1:] for t in labels}) == 1
+    kept = torch.cat(labels) if of_one_shape else [target for batch in labels for target in batch]
+    return FeatureMemory(join(parts, torch.cat), kept, getattr(dataset, "classes", None), num_views)
 
 
-def collate(batch: object) -> object:
+def as_they_are(batch: object) -> object:
     """For data loaders over a FeatureMemory, whose batches are already batches."""
     return batch

@@ -12,14 +12,26 @@ from sidetune.saved import from_saved
 from sidetune.tasks.classification import Classification
 from sidetune.tasks.multilabel import Multilabel
 from sidetune.tasks.regression import Regression
+from sidetune.tasks.segmentation import Segmentation
 from sidetune.tasks.task import Task
 
-__all__ = ["TASKS", "Classification", "Multilabel", "Regression", "Task", "described", "find_task", "from_description"]
+__all__ = [
+    "TASKS",
+    "Classification",
+    "Multilabel",
+    "Regression",
+    "Segmentation",
+    "Task",
+    "described",
+    "find_task",
+    "from_description",
+]
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "multilabel": Multilabel,
     "regression": Regression,
+    "segmentation": Segmentation,
 }
 
 

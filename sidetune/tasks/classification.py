@@ -196,7 +196,7 @@ class Classification:
     def final(self, head: nn.Module) -> nn.Module:
         return head
 
-    def stand_in(self, num_images: int) -> Tensor:
+    def stand_in(self, num_images: int, image_size: tuple[int, int]) -> Tensor:
         return torch.arange(num_images) % len(self.classes)
 
     def truth(self, target: int) -> str:

@@ -186,7 +186,7 @@ class Multilabel:
     def final(self, head: nn.Module) -> nn.Module:
         return head
 
-    def stand_in(self, num_images: int) -> Tensor:
+    def stand_in(self, num_images: int, image_size: tuple[int, int]) -> Tensor:
         return (torch.arange(num_images * len(self.classes)) % 2).view(num_images, -1).float()
 
     def truth(self, target: Sequence[float]) -> str:

@@ -160,7 +160,7 @@ class Regression:
         final.bias.mul_(scale).add_(mean)
         return final
 
-    def stand_in(self, num_images: int) -> Tensor:
+    def stand_in(self, num_images: int, image_size: tuple[int, int]) -> Tensor:
         return torch.zeros(num_images, len(self.classes))
 
     def truth(self, target: Sequence[float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from PIL import Image
 from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
@@ -19,6 +20,9 @@ SHARES = {
     "macro_f1": "macro F1",
     "map": "mAP",
     "exact_match": "all labels right",
+    "miou": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
+    "class_accuracy": "class accuracy",
 }
 """Metrics in 0..1, told in per cent; larger is better."""
 FIGURES = {"r2": "R2", "mae": "MAE", "rmse": "RMSE"}
@@ -73,7 +77,7 @@ class Score(Protocol):
 class Meter(Protocol):
     """Gathers outputs and targets on the CPU, batch by batch."""
 
-    def add(self, outputs: Tensor, targets: Tensor) -> None: ...
+    def add(self, outputs: Tensor, targets: Any) -> None: ...
     def score(self) -> Score: ...
 
 
@@ -89,9 +93,26 @@ class Answer(Protocol):
 
 
 @runtime_checkable
+class Placed(Answer, Protocol):
+    """An answer that says something of every place of a picture."""
+
+    def at(self, size: tuple[int, int]) -> Placed:
+        """For a picture of this height and width."""
+        ...
+
+    def mask(self) -> Image.Image:
+        """As a file keeps it."""
+        ...
+
+    def drawn(self, picture: Image.Image) -> Image.Image:
+        """Over its picture, for people to look at."""
+        ...
+
+
+@runtime_checkable
 class Task(Protocol):
     """A frozen dataclass, saved as JSON by its fields. A target is what one image has; a batch of them is a tensor with
-    the image first."""
+    the image first, or, where scored targets differ in shape from image to image, a list."""
 
     @property
     def targets(self) -> Kind:
@@ -113,7 +134,7 @@ class Task(Protocol):
         ...
 
     def head(self, backbone: Backbone, method: Method) -> nn.Module:
-        """Features with these taps -> outputs."""
+        """Features with these taps -> outputs: a tensor with the image first; in training whatever `losses` takes."""
         ...
 
     def begin(self, targets: Sequence[Any]) -> Task:
@@ -121,7 +142,7 @@ class Task(Protocol):
         that cannot be learned from."""
         ...
 
-    def losses(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def losses(self, outputs: Any, targets: Tensor) -> dict[str, Tensor]:
         """By name, the terms whose sum is minimised, each a mean over the images: those of a batch's pieces, weighed by
         their images, add up to the batch's."""
         ...
@@ -133,7 +154,7 @@ class Task(Protocol):
         """A head whose outputs are in the answers' own units, for graphs that leave here; of most tasks itself."""
         ...
 
-    def stand_in(self, num_images: int) -> Tensor:
+    def stand_in(self, num_images: int, image_size: tuple[int, int]) -> Tensor:
         """Targets of so many images, for planning and timing."""
         ...
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from sidetune.data.dataset import ImageDataset
+from sidetune.data.dataset import ImageDataset, collate
 from sidetune.datasets import sized
 from sidetune.recipe import Recipe
 from sidetune.store import Kept
-from sidetune.store.memory import collate
+from sidetune.store.memory import as_they_are
 
 
 class Shuffled(Sampler[int]):
@@ -53,7 +53,6 @@ def evaluation_batches(data: Dataset[Any], recipe: Recipe) -> DataLoader[Any]:
 
 
 def loader(data: Dataset[Any], recipe: Recipe, **how: Any) -> DataLoader[Any]:
-    if isinstance(data, Kept):
-        how["collate_fn"] = collate
+    how["collate_fn"] = as_they_are if isinstance(data, Kept) else collate
     pin = torch.cuda.is_available()
     return DataLoader(data, num_workers=num_workers(data, recipe), pin_memory=pin, **how)

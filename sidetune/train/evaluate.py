@@ -40,7 +40,7 @@ def evaluate(
 @torch.no_grad()
 def score(
     model: AdaptedModel,
-    batches: Iterable[tuple[Any, torch.Tensor]],
+    batches: Iterable[tuple[Any, Any]],
     accelerator: Accelerator,
     progress: Callable[[int, int], None] | None = None,
 ) -> Score:
@@ -50,8 +50,13 @@ def score(
     meter = model.task.meter()
     total = len(batches)  # type: ignore[arg-type]
     for step, (x, targets) in enumerate(batches, start=1):
-        outputs, targets = accelerator.gather_for_metrics((model(x), targets))
-        meter.add(outputs.cpu(), targets.cpu())
+        outputs = model(x)
+        if isinstance(targets, list):  # of several shapes
+            pairs = accelerator.gather_for_metrics(list(zip(outputs, targets, strict=True)), use_gather_object=True)
+            meter.add(torch.stack([output.cpu() for output, _ in pairs]), [target.cpu() for _, target in pairs])
+        else:
+            outputs, targets = accelerator.gather_for_metrics((outputs, targets))
+            meter.add(outputs.cpu(), targets.cpu())
         if progress:
             progress(step, total)
     model.train(was_training)

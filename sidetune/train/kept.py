@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sidetune.backbones import Backbone
-from sidetune.data.dataset import ImageDataset
-from sidetune.data.samples import Samples
+from sidetune.data.dataset import ImageDataset, dataset_of, show_of
+from sidetune.data.samples import PLACED, Samples
 from sidetune.datasets import sized
 from sidetune.model import AdaptedModel
 from sidetune.recipe import Recipe
@@ -51,6 +51,19 @@ class Views(Dataset[Any]):
         with torch.random.fork_rng(devices=[]):
             set_seed(hash((self.seed, index)) % 2**32)
             return self.images[index % len(sized(self.images))]
+
+
+class TargetsOf(Sequence[Any]):
+    """The targets of a data set's items, made when they are asked for: maps are larger than features."""
+
+    def __init__(self, images: Dataset[Any]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(sized(self.images))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.images[index][1]
 
 
 def keep(
@@ -123,7 +136,8 @@ def fill_store(
     # views are made by the training transform, everything else by the one for evaluation
     said = {name: value for name, value in asdict(model.transform).items() if value is not None}
     preprocessing: dict[str, object] = {**said, "views": bool(views)}
-    if not views and repr(data.transform) != repr(model.transform.evaluation()):
+    shown = show_of(model.transform, data.samples.task, training=False)
+    if not views and repr(data.transform) != repr(shown):
         preprocessing["part"] = "train"  # a few presets prepare training images otherwise, though not at random
     if recipe.weights != "same":
         preprocessing["weights"] = recipe.weights  # rounded weights make other features
@@ -143,7 +157,7 @@ def fill_store(
         store,
         origin,
         images,
-        torch.tensor(data.samples.labels),
+        TargetsOf(images) if data.samples.task in PLACED else torch.tensor(data.samples.labels),
         data.classes,
         compute,
         channel_axis=1 if model.suffix.channels_first else -1,
@@ -170,10 +184,7 @@ def share_features(
     if recipe.means.features == "off" or not parts or all(model.prefix is None for model in models):
         return {}
     _, compute = together(backbone, models, recipe)
-    data = {
-        part: ImageDataset(s, transform.training() if part == "train" else transform.evaluation(), is_random=False)
-        for part, s in parts.items()
-    }
+    data = {part: dataset_of(s, transform, training=part == "train") for part, s in parts.items()}
     first_image = next(iter(data.values()))[0][0]
     per_image = compute(first_image.unsqueeze(0)).nbytes
     if per_image * sum(map(len, data.values())) > recipe.means.features_limit:

@@ -36,7 +36,7 @@ from sidetune.train.epoch import Epoch
 from sidetune.train.evaluate import score
 from sidetune.train.kept import keep
 from sidetune.train.logs import TensorBoard
-from sidetune.train.optimizer import make_optimizer
+from sidetune.train.optimizer import make_optimizer, set_lr
 from sidetune.train.precision import TYPES, resolve
 from sidetune.train.schedule import learning_rate, num_epochs
 from sidetune.train.step import backward, can_be_cut, save_memory
@@ -337,8 +337,3 @@ class Training:
                 )
             progress.optimizer, progress.scaler = self.optimizer.state_dict(), self.scaler.state_dict()
             self.folder.save(progress)
-
-
-def set_lr(optimizer: optim.Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr

@@ -46,7 +46,7 @@ def backward(
     """
     runs = parallel or model
     size = micro_batch or len(targets)
-    total = torch.zeros((), device=targets.device)
+    total = torch.zeros((), device=model.device)
     for start in range(0, len(targets), size):
         last = start + size >= len(targets)
         part = slice(start, start + size)

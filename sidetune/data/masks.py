@@ -1,0 +1,3 @@
+"""Masks."""
+
+IGNORED = -1
