@@ -147,6 +147,10 @@ def smear(good: Sequence[Seen], counts: Counter[int]) -> str:
 
 
 def by_map(root: Path, file: Named) -> Decided:
+    if not file.colours:
+        raise DataError(
+            f"the masks in {root} have colours, and {file.path.name} does not say which is what; {SAY_COLOURS}"
+        )
     classes = tuple((colour, i) for i, colour in enumerate(file.colours))
     note = f"{file.path.name} has colours for what is no class, which are ignored" if file.ignored else ""
     coding = Coding(by="colour", classes=classes, ignored=file.ignored)

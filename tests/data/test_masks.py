@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,8 +13,9 @@ from PIL import Image
 from sidetune.data.check import check_images
 from sidetune.data.images import UPRIGHT, open_image
 from sidetune.data.masks import IGNORED, Coding, read_mask
-from sidetune.data.segments import has_masks, read_segments
+from sidetune.data.segments import has_masks, read_segments, read_whole
 from sidetune.data.sources import read_data, read_scored, read_training
+from sidetune.edge.images import read_items
 from sidetune.errors import DataError, DataWarning
 
 CELLS = np.array([[0, 1, 2, 2], [0, 1, 1, 2], [0, 0, 1, 1]], np.uint8)
@@ -57,8 +58,6 @@ def parts(root, **masks):
 
 def read(root, **more):
     """All samples of a set without parts, and what was said."""
-    from sidetune.data.segments import read_whole
-
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         samples = read_whole(root, **more)
@@ -120,6 +119,11 @@ def test_a_colour_that_the_map_does_not_hold_is_named_with_its_pixels(tmp_path):
     flat(tmp_path, colours)
     (tmp_path / "labelmap.txt").write_text(MAP)
     refused(tmp_path, r"0\.png holds the colour #c80102 in 2 pixels")
+
+
+def test_names_without_colours_do_not_name_colours(tmp_path):
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    refused(flat(tmp_path, COLOURS[CELLS]), "classes.txt does not say which is what; a labelmap.txt")
 
 
 def test_what_a_map_calls_ignored_is_no_class(tmp_path):
@@ -511,9 +515,6 @@ def test_digests_change_with_masks_and_with_their_coding(tmp_path):
     assert read(tmp_path)[0].digest() == digest
     mask(tmp_path / "masks/1.png", CELLS[::-1])
     assert first.digest() != digest and first.fingerprint() != print_
-    (tmp_path / "more").mkdir()
-    from dataclasses import replace
-
     swapped = Coding(**{**asdict(first.coding), "classes": ((0, 1), (1, 0), (2, 2))})
     assert replace(first, coding=swapped).digest() != first.digest()
     assert first.subset([1]).labels == [tmp_path / "masks/1.png"]
@@ -576,6 +577,11 @@ def test_segmentation_of_a_folder_without_masks_says_what_is_expected(tmp_path):
             ask(tmp_path, task="segmentation")
     with pytest.raises(DataError, match="expected images/ and masks/"):
         read_scored(tmp_path, ("a", "b"), task="segmentation")
+
+
+def test_the_device_refuses_masks(tmp_path):
+    with pytest.raises(DataError, match="pictures with masks; the device learns one label an image"):
+        read_items(flat(tmp_path, CELLS))
 
 
 def test_the_same_picture_with_another_mask_is_said(tmp_path):
