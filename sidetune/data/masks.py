@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sidetune.data.frames import Frame, frame_of, sized, turn_of, turned
 from sidetune.data.names import named, printable
 from sidetune.errors import DataError
 
@@ -71,23 +72,6 @@ class Stored:
         return self.values.shape[1], self.values.shape[0]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """Width and height of a picture as they are stored, and how EXIF turns it."""
-
-    size: tuple[int, int]
-    orientation: int = 1
-
-    @property
-    def upright(self) -> tuple[int, int]:
-        return self.size[::-1] if self.orientation >= 5 else self.size
-
-    @property
-    def is_told_by_size(self) -> bool:
-        """Whether a mask's size shows if it is turned like the picture, or stored."""
-        return self.orientation == 1 or self.upright != self.size
-
-
 def read_mask(path: Path, coding: Coding, picture: Path | tuple[int, int]) -> NDArray[np.int16]:
     """Class numbers (row, column), `IGNORED` where there is none, in the frame of the upright picture, which is given
     by its file or its upright (width, height).
@@ -98,7 +82,7 @@ def read_mask(path: Path, coding: Coding, picture: Path | tuple[int, int]) -> ND
     if stored.fault:
         raise DataError(f"{printable(path)} {stored.fault}")
     frame = frame_of(picture) if isinstance(picture, Path) else Frame(size=(picture[0], picture[1]))
-    turn = turn_of(stored, frame, coding.is_stored)
+    turn = turn_of(stored.size, stored.orientation, frame, coding.is_stored)
     if turn is None:
         beside = f" {printable(picture)}" if isinstance(picture, Path) else ""
         raise DataError(
@@ -172,41 +156,6 @@ def stored_in(image: Image.Image, orientation: int) -> Stored:
     )
 
 
-def frame_of(picture: Path) -> Frame:
-    """Reads the head of a file only. Raises DataError."""
-    from PIL import Image
-
-    from sidetune.data.images import orientation_of
-
-    try:
-        with Image.open(picture) as image:
-            orientation = orientation_of(image)
-            return Frame(size=image.size, orientation=orientation if 1 <= orientation <= 8 else 1)
-    except Exception as e:
-        raise DataError(f"the picture {printable(picture)} cannot be read: {e or type(e).__name__}") from None
-
-
-def turn_of(stored: Stored, frame: Frame, is_stored: bool) -> int | None:
-    """The orientation by which a mask becomes upright; None if its size is not its picture's."""
-    if stored.orientation in range(2, 9):
-        size = stored.size[::-1] if stored.orientation >= 5 else stored.size
-        return stored.orientation if size == frame.upright else None
-    if stored.size not in (frame.size, frame.upright):
-        return None
-    if frame.is_told_by_size:
-        return 1 if stored.size == frame.upright else frame.orientation
-    return frame.orientation if is_stored else 1
-
-
-def turned(plane: Plane, orientation: int) -> Plane:
-    """What `sidetune.data.images.UPRIGHT` does to pictures."""
-    if orientation >= 5:
-        plane = plane.T
-    if orientation in (2, 3, 6, 7):
-        plane = plane[:, ::-1]
-    return plane[::-1] if orientation in (3, 4, 7, 8) else plane
-
-
 def plane_of(stored: Stored, by: By) -> Plane | None:
     """What says the class of each pixel; None if this mask has no such thing."""
     values = stored.values
@@ -273,9 +222,3 @@ def misfit(by: By) -> str:
     if by == "red":
         return "says more than its red channel, by which the other masks of the set say classes"
     return "has colours, but the other masks of the set have one channel"
-
-
-def sized(size: tuple[int, int] | Frame) -> str:
-    if isinstance(size, Frame):
-        return sized(size.size) + (" before EXIF turns it" if size.upright != size.size else "")
-    return f"{size[0]:,} x {size[1]:,}"

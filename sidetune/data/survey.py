@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from sidetune.data.masks import GREY, By, Frame, Stored, frame_of, open_mask, plane_of, sized, tally, turn_of
+from sidetune.data.frames import Frame, frame_of, sized, turn_of
+from sidetune.data.masks import GREY, By, Stored, open_mask, plane_of, tally
 from sidetune.data.names import named, printable
 from sidetune.errors import DataError
 
@@ -69,7 +70,7 @@ def look(picture: Path, mask: Path) -> Seen:
         return Seen(path=mask, damage=str(e))
     if stored.fault:
         return Seen(path=mask, fault=f"{printable(mask)} {stored.fault}")
-    if turn_of(stored, frame, False) is None:
+    if turn_of(stored.size, stored.orientation, frame, False) is None:
         return Seen(
             path=mask,
             fault=f"the mask {printable(mask)} has {sized(stored.size)} pixels, its picture {printable(picture)} "
