@@ -42,7 +42,7 @@ def check_images(
     all_classes: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Samples, list[str]]:
-    """Decode every image once. Returns the samples that can be used and what was wrong with the others.
+    """Decode every image once, and every mask. Returns the samples that can be used and what was wrong with the others.
 
     Warns of pictures that are read in a way their owner may not expect: of many pages, of more than 8 bits. Raises
     DataError naming the bad images, unless they are to be skipped; and if skipping them empties a class where
@@ -73,6 +73,7 @@ def check_images(
 def look_at(samples: Samples, index: int) -> Checked:
     try:
         read = read_image(samples.images[index], samples.reading)
+        samples.target(index)
     except DataError as e:
         return Checked(complaint=str(e))
     is_flat = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from sidetune.errors import DataError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from sidetune.data.masks import Coding
 
 Kind = Literal["classification", "multilabel", "regression", "segmentation"]
 PLACED = ("segmentation",)
@@ -29,13 +30,16 @@ class Samples:
     images: Sequence[Path] | np.ndarray
     """Paths, or grey pixels of shape (image, row, column) and type uint8."""
     labels: Sequence[Any]
-    """Of each image the number of its class; a row of 0 and 1, one a label; or a row of numbers."""
+    """Of each image the number of its class; a row of 0 and 1, one a label; a row of numbers; or its mask,
+    a file or class numbers int16 (row, column)."""
     classes: tuple[str, ...]
     """Names of classes, labels or numbers, in order."""
     reading: Reading = Reading()
     """How files are read."""
     task: Kind = "classification"
     """What the labels are for."""
+    coding: Coding | None = None
+    """How masks say classes, where labels are masks."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,17 +54,29 @@ class Samples:
         return Image.fromarray(item).convert("RGB") if isinstance(item, np.ndarray) else open_image(item, self.reading)
 
     def target(self, index: int) -> Any:
-        return self.labels[index]
+        """The label; for segmentation the mask as class numbers int16 (row, column) in the frame of the upright
+        picture, -1 where there is no class. Raises DataError for a mask that cannot be used."""
+        if self.coding is None:
+            return self.labels[index]
+        from sidetune.data.masks import read_mask
+
+        return read_mask(self.labels[index], self.coding, picture=self.images[index])
+
+    def files(self) -> list[Path]:
+        """Those that labels are read from."""
+        return list(self.labels) if self.coding is not None else []
 
     def fingerprint(self) -> str:
-        """A digest that changes when images do: of pixels, or of paths with size and time of change."""
+        """A digest that changes when images or masks do: of pixels, or of paths with size and time of change."""
         digest = hashlib.sha256()
-        if isinstance(self.images, np.ndarray):
+        is_array = isinstance(self.images, np.ndarray)
+        if is_array:
             digest.update(np.ascontiguousarray(self.images).data)
-        else:
-            for path in self.images:
-                about = path.stat()
-                digest.update(f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
+        for mask in (label for label in self.labels if isinstance(label, np.ndarray)):
+            digest.update(np.ascontiguousarray(mask).data)
+        for path in (*(() if is_array else self.images), *self.files()):
+            about = path.stat()
+            digest.update(f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
         return digest.hexdigest()
 
     def digest(self) -> str:
@@ -70,7 +86,11 @@ class Samples:
             digest.update(np.ascontiguousarray(self.images).data)
         else:
             digest.update(" ".join(digests_of([Path(p) for p in self.images])).encode())
-        digest.update(json.dumps([list(self.labels), self.classes]).encode())
+        if self.coding is None:
+            labels: list[Any] = [[described(label) for label in self.labels], self.classes]
+        else:
+            labels = [digests_of(self.files()), self.classes, asdict(self.coding)]
+        digest.update(json.dumps(labels).encode())
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int]) -> Samples:
@@ -79,6 +99,11 @@ class Samples:
         else:
             images = [self.images[i] for i in indices]
         return replace(self, images=images, labels=[self.labels[i] for i in indices])
+
+
+def described(label: Any) -> Any:
+    """A label as JSON has it; a mask by its digest."""
+    return hashlib.sha256(label.tobytes()).hexdigest() if isinstance(label, np.ndarray) else label
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

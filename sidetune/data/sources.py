@@ -13,6 +13,7 @@ from sidetune.data.names import printable
 from sidetune.data.reading import Reading
 from sidetune.data.repeats import warn_of_repeats
 from sidetune.data.samples import Kind, Samples, Splits
+from sidetune.data.segments import has_masks, read_part, read_segments, read_whole
 from sidetune.data.table import PARTS, WHOLE, has_table, read_table, read_tables
 from sidetune.errors import DataError, unknown
 
@@ -28,12 +29,14 @@ def read_data(
     skip_bad: bool = False,
     task: Kind | None = None,
 ) -> Splits:
-    """A data set by name, an image folder, or a folder with VTAB-1k's file lists or with tables (`labels.csv`).
+    """A data set by name, an image folder, one of pictures with masks, or one with VTAB-1k's file lists or with tables
+    (`labels.csv`).
 
     In VTAB-1k's form the training images are the 800 and the 200 together, as in the papers' final runs, and nothing
     is left to validate on; with `tune` the 200 are kept apart. `layout` and `classes` are for folders, see
     `read_splits`; `task` is for tables whose columns could be for several; `reading` says of files what they do not say
-    themselves; `skip_bad` leaves out those that lists and tables name and that are not there.
+    themselves; `skip_bad` leaves out those that lists and tables name and that are not there, and pictures without a
+    mask.
 
     Warns (DataWarning) of what is passed over and of pictures that stand in several places. Raises DataError for what
     is not there or not as it should be.
@@ -43,8 +46,10 @@ def read_data(
     path = Path(source)
     if not path.exists():
         raise DataError(f"no folder at {source}, and no data set of that name; known names: {', '.join(NAMED)}")
-    if has_table(path):
+    if has_table(path) and task != "segmentation":
         splits = read_tables(path, task=task, classes=classes, val=VAL, test=TEST, seed=seed, skip_missing=skip_bad)
+    elif takes_masks(path, task, layout):
+        splits = read_segments(path, val=VAL, test=TEST, seed=seed, classes=classes, skip_bad=skip_bad)
     elif task not in (None, "classification"):
         raise DataError(f"{source} has no {WHOLE} or {PARTS['train']}; {task} needs a table of images and numbers")
     elif has_lists(path):
@@ -91,12 +96,16 @@ def name_of(source: str | Path) -> str:
 def read_training(
     source: str | Path, classes: tuple[str, ...] | None = None, task: Kind | None = None
 ) -> tuple[Samples, Samples | None]:
-    """What to train on and, where the source has several parts, to validate on; a folder of classes, or one table, is
-    taken whole."""
+    """What to train on and, where the source has several parts, to validate on; a folder of classes or of
+    pictures with masks, or one table, is taken whole."""
     path = Path(source)
-    if not is_named(source) and has_table(path) and not (path / PARTS["train"]).is_file():
+    if not is_named(source) and is_one_table(path) and task != "segmentation":
         return read_table(path / WHOLE, task, classes), None
-    if not is_named(source) and path.is_dir() and not has_lists(path) and not has_table(path):
+    if not is_named(source) and path.is_dir() and takes_masks(path, task):
+        if (whole := read_whole(path, classes)) is not None:
+            warn_of_repeats(str(source), {"train": whole})
+            return whole, None
+    elif not is_named(source) and path.is_dir() and not has_lists(path) and not has_table(path):
         if parts_of(Path(source), "auto", classes) is None:
             samples = read_folder(source, classes)
             warn_of_repeats(str(source), {"train": samples})
@@ -122,10 +131,14 @@ def read_scored(
     Raises DataError for what is not there, ValueError for a part that there is not.
     """
     path = Path(source)
-    is_whole_table = has_table(path) and not (path / PARTS["train"]).is_file()
-    if not is_named(source) and is_whole_table and not (split or part):
+    if not is_named(source) and is_one_table(path) and task != "segmentation" and not (split or part):
         return str(source), replace(read_table(path / WHOLE, task, classes), reading=reading or Reading())
-    if not is_named(source) and not has_lists(path) and not has_table(path):
+    if not is_named(source) and path.is_dir() and takes_masks(path, task, layout):
+        if part and (other := read_part(path, part, classes)) is not None:
+            return f"{source} ({part})", replace(other, reading=reading or Reading())
+        if not (split or part) and (whole := read_whole(path, classes)) is not None:
+            return str(source), replace(whole, reading=reading or Reading())
+    elif not is_named(source) and not has_lists(path) and not has_table(path):
         if (beside := part_in(path, part or "test", layout, classes)) is not None:
             return f"{source} ({part or 'test'})", read(beside, classes, reading)
         if not (split or part or part_in(path, "train", layout, classes)):
@@ -139,6 +152,21 @@ def read_scored(
 
 def read(folder: Path, classes: tuple[str, ...], reading: Reading | None) -> Samples:
     return replace(read_folder(folder, classes), reading=reading or Reading())
+
+
+def takes_masks(path: Path, task: Kind | None, layout: Layout = "auto") -> bool:
+    """Whether a folder is read as pictures with masks. Raises DataError where these are asked for and are not there."""
+    if task == "segmentation" and not has_masks(path):
+        raise DataError(
+            f"{path} has no pictures with masks; expected images/ and masks/ in it, or in its train/, val/ and test/, "
+            f"with a mask of the same name for every picture (images/1.jpg, masks/1.png)"
+        )
+    is_open = task is None and layout == "auto" and not has_table(path)
+    return task == "segmentation" or (is_open and has_masks(path))
+
+
+def is_one_table(path: Path) -> bool:
+    return has_table(path) and not (path / PARTS["train"]).is_file()
 
 
 def is_named(source: str | Path) -> bool:
