@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-Kind = Literal["classification", "multilabel", "regression"]
+Kind = Literal["classification", "multilabel", "regression", "detection", "instances"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,7 +27,7 @@ class Samples:
     images: Sequence[Path] | np.ndarray
     """Paths, or grey pixels of shape (image, row, column) and type uint8."""
     labels: Sequence[Any]
-    """Of each image the number of its class; a row of 0 and 1, one a label; or a row of numbers."""
+    """Of each image the number of its class; a row of 0 and 1, one a label; a row of numbers; or its `Objects`."""
     classes: tuple[str, ...]
     """Names of classes, labels or numbers, in order."""
     reading: Reading = Reading()
@@ -65,7 +65,7 @@ class Samples:
             digest.update(np.ascontiguousarray(self.images).data)
         else:
             digest.update(" ".join(digests_of([Path(p) for p in self.images])).encode())
-        digest.update(json.dumps([list(self.labels), self.classes]).encode())
+        digest.update(json.dumps([list(self.labels), self.classes], default=lambda label: label.described()).encode())
         return digest.hexdigest()
 
     def subset(self, indices: Sequence[int]) -> Samples:
