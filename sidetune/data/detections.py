@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sidetune.data.album import Album, below, part_named
 from sidetune.data.coco import is_coco, read_coco
-from sidetune.data.files import entries_of, folders_in, kind_of, tell
+from sidetune.data.files import entries_of, folders_in, kind_of, readable, tell
 from sidetune.data.folders import existing, some
 from sidetune.data.foreign import looks_like_coco, tool_of
 from sidetune.data.marks import WHOLE, Found, Notes, Page
@@ -31,8 +31,8 @@ FORMATS: Mapping[str, tuple[Callable[[Album], bool], Callable[..., Found]]] = {
 HOLDERS = frozenset({"annotations", "labels", "label", "images", "xmls", "obj_train_data", "data", "jpegimages"})
 """Folders, in lower case, in which annotations are looked for beside parts."""
 ALL_ASIDE = (
-    "every object is marked as crowd or difficult; taken literally nothing would be left to learn, so that all are read "
-    "as objects (CVAT marks all masks as crowds that it writes as run lengths)"
+    "every object is marked as crowd or difficult; taken literally nothing would be left to learn, so that all are "
+    "read as objects (CVAT marks all masks as crowds that it writes as run lengths)"
 )
 
 
@@ -62,8 +62,15 @@ def tells(folder: Path) -> bool:
         or any(looks_like_coco(path) or tool_of(path) for path in by_suffix[".json"][:20])
         or any(is_annotation(path) for path in by_suffix[".xml"][:20])
         or any(looks_like_config(path) for path in (*by_suffix[".yaml"], *by_suffix[".yml"]))
-        or any(holds_rows(path) for path in by_suffix[".txt"][:20])
+        or any(holds_rows(path) for path in label_texts(folder, files)[:200])
     )
+
+
+def label_texts(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """The texts in a folder that could be YOLO's: in one of labels all, elsewhere those that are called as an image."""
+    stems = {path.stem for path in files if path.suffix.lower() in readable()}
+    is_all = folder.name.casefold() in ("labels", "label") or folder.parent.name.casefold() in ("labels", "label")
+    return [path for path in files if path.suffix.lower() == ".txt" and (is_all or path.stem in stems)]
 
 
 def read_objects(
@@ -83,7 +90,7 @@ def read_objects(
     """
     root = existing(root)
     album, notes = Album.at(root), Notes()
-    found = with_wanted(reader_of(album)(album, masks=masks, notes=notes))
+    found = without_test(with_wanted(reader_of(album)(album, masks=masks, notes=notes)))
     check_parts(found, root, masks)
     names = classes or found.names or names_in(found.pages)
     check_names(found, names, root)
@@ -119,6 +126,20 @@ def with_wanted(found: Found) -> Found:
         for part, of_part in found.pages.items()
     }
     return replace(found, pages=pages, sayings=(*found.sayings, ALL_ASIDE))
+
+
+def without_test(found: Found) -> Found:
+    """Test images without any object, as of a competition, are left out, which is said."""
+    pages = found.pages.get("test")
+    if pages is None or any(page.marks for page in pages):
+        return found
+    told = f"none of the {len(pages):,} test pictures has an object, so that nothing is scored on them"
+    return replace(
+        found,
+        pages={part: of_part for part, of_part in found.pages.items() if part != "test"},
+        sayings=(*found.sayings, told),
+        left=found.left | {page.image for page in pages},
+    )
 
 
 def check_parts(found: Found, root: Path, masks: bool) -> None:

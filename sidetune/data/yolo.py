@@ -49,7 +49,7 @@ def is_label(path: Path) -> bool:
 def holds_rows(path: Path) -> bool:
     with path.open("rb") as file:
         first = file.read(400).lstrip().partition(b"\n")[0]
-    return bool(re.fullmatch(rb"\d+([ \t]+[-+.\deE]+){4,}\s*", first)) and b"." in first
+    return bool(re.fullmatch(rb"\d+([ \t]+[-+.\deE]+){4,}\s*", first))
 
 
 def read_yolo(album: Album, *, masks: bool, notes: Notes) -> Found:
@@ -57,7 +57,6 @@ def read_yolo(album: Album, *, masks: bool, notes: Notes) -> Found:
     config = config_of(album)
     pictures, sayings = pictures_of(album, config)
     pages: dict[str, dict[Path, list[Row] | None]] = {}
-    absent: list[Path] = []
     for part, of_part in pictures.items():
         rows = {picture: rows_of(picture, album, config, notes) for picture in of_part}
         if not any(found is not None for found in rows.values()):
@@ -78,7 +77,7 @@ def read_yolo(album: Album, *, masks: bool, notes: Notes) -> Found:
         for part, rows in pages.items()
     }
     order = tuple(names[number] for number in sorted(names))
-    return Found(pages=told, names=order, sayings=tuple(sayings), left=frozenset(absent))
+    return Found(pages=told, names=order, sayings=tuple(sayings))
 
 
 def label_places(picture: Path, album: Album) -> list[Path]:
