@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,8 +28,10 @@ FORMATS: Mapping[str, tuple[Callable[[Album], bool], Callable[..., Found]]] = {
     "YOLO's texts": (is_yolo, read_yolo),
 }
 """Each with how it is known and how it is read; the first that a folder is in counts."""
-HOLDERS = frozenset({"annotations", "labels", "label", "images", "xmls", "obj_train_data", "data", "jpegimages"})
+LABELS = frozenset({"labels", "label"})
+HOLDERS = LABELS | {"annotations", "images", "xmls", "obj_train_data", "data", "jpegimages"}
 """Folders, in lower case, in which annotations are looked for beside parts."""
+DEEPEST = 4
 ALL_ASIDE = (
     "every object is marked as crowd or difficult; taken literally nothing would be left to learn, so that all are "
     "read as objects (CVAT marks all masks as crowds that it writes as run lengths)"
@@ -38,17 +40,16 @@ ALL_ASIDE = (
 
 def has_objects(root: Path) -> bool:
     """Whether a folder holds annotations of objects, by the names of folders and files and the beginnings of some."""
-    folders = [root]
-    for depth in range(3):
-        for folder in list(folders) if depth else [root]:
-            if len(folder.relative_to(root).parts) == depth:
-                folders += [inner for inner in folders_in(folder) if is_holder(inner)]
-    return any(tells(folder) for folder in folders)
+    return any(map(tells, holders(root)))
 
 
-def is_holder(folder: Path) -> bool:
-    name = folder.name.casefold()
-    return name in HOLDERS or part_named(name) is not None or name.startswith("voc")
+def holders(folder: Path, depth: int = 0) -> Iterator[Path]:
+    """A folder and those below it in which annotations may lie."""
+    yield folder
+    for inner in folders_in(folder) if depth < DEEPEST else ():
+        name = inner.name.casefold()
+        if name in HOLDERS or part_named(name) or name.startswith("voc") or folder.name.casefold() in LABELS:
+            yield from holders(inner, depth + 1)
 
 
 def tells(folder: Path) -> bool:
@@ -69,7 +70,7 @@ def tells(folder: Path) -> bool:
 def label_texts(folder: Path, files: Sequence[Path]) -> list[Path]:
     """The texts in a folder that could be YOLO's: in one of labels all, elsewhere those that are called as an image."""
     stems = {path.stem for path in files if path.suffix.lower() in readable()}
-    is_all = folder.name.casefold() in ("labels", "label") or folder.parent.name.casefold() in ("labels", "label")
+    is_all = bool(LABELS & {name.casefold() for name in folder.parts[-3:]})
     return [path for path in files if path.suffix.lower() == ".txt" and (is_all or path.stem in stems)]
 
 
