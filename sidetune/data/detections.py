@@ -43,13 +43,14 @@ def has_objects(root: Path) -> bool:
     return any(map(tells, holders(root)))
 
 
-def holders(folder: Path, depth: int = 0) -> Iterator[Path]:
+def holders(folder: Path, depth: int = 0, of_labels: bool = False) -> Iterator[Path]:
     """A folder and those below it in which annotations may lie."""
     yield folder
+    of_labels = of_labels or (depth > 0 and folder.name.casefold() in LABELS)
     for inner in folders_in(folder) if depth < DEEPEST else ():
         name = inner.name.casefold()
-        if name in HOLDERS or part_named(name) or name.startswith("voc") or folder.name.casefold() in LABELS:
-            yield from holders(inner, depth + 1)
+        if of_labels or name in HOLDERS or part_named(name) or name.startswith("voc"):
+            yield from holders(inner, depth + 1, of_labels)
 
 
 def tells(folder: Path) -> bool:
@@ -70,7 +71,7 @@ def tells(folder: Path) -> bool:
 def label_texts(folder: Path, files: Sequence[Path]) -> list[Path]:
     """The texts in a folder that could be YOLO's: in one of labels all, elsewhere those that are called as an image."""
     stems = {path.stem for path in files if path.suffix.lower() in readable()}
-    is_all = bool(LABELS & {name.casefold() for name in folder.parts[-3:]})
+    is_all = bool(LABELS & {name.casefold() for name in folder.parts[-DEEPEST:]})
     return [path for path in files if path.suffix.lower() == ".txt" and (is_all or path.stem in stems)]
 
 

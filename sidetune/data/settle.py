@@ -8,9 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
-from sidetune.data.images import orientation_of
 from sidetune.data.marks import Mark, Notes, Page
 from sidetune.data.names import named, printable
 from sidetune.data.objects import Objects
@@ -63,6 +61,10 @@ def settled(
 
 def view_of(page: Page) -> View:
     """From a file's beginning. Where it is damaged, what the annotations say: the check of all images comes later."""
+    from PIL import Image  # where folders are only listed, as on the small device, there may be no Pillow
+
+    from sidetune.data.images import orientation_of
+
     try:
         with Image.open(page.image) as image:
             orientation = orientation_of(image)

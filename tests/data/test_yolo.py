@@ -1,4 +1,4 @@
-"""YOLO's texts as tools leave them: what is read, what is dropped and said, what is refused; all three formats alike."""
+"""YOLO's texts as tools leave them: what is read, what is dropped and said, what is refused; the formats alike."""
 
 import tempfile
 from pathlib import Path
