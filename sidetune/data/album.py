@@ -26,6 +26,8 @@ class Album:
     pictures: Sequence[Path]
     others: Mapping[str, Path]
     """Files that are no pictures, by their path below root."""
+    folded: Mapping[str, Path]
+    """The same by their path in lower case."""
     by_path: Mapping[str, Path]
     by_name: Mapping[str, Sequence[Path]]
     by_stem: Mapping[str, Sequence[Path]]
@@ -43,6 +45,7 @@ class Album:
             root=root,
             pictures=pictures,
             others={below(p, root): p for p in sorted(finder.others)},
+            folded={below(p, root).casefold(): p for p in sorted(finder.others)},
             by_path={below(p, root): p for p in pictures},
             by_name=dict(by_name),
             by_stem=dict(by_stem),
@@ -52,36 +55,43 @@ class Album:
         """The other files that have one of these extensions."""
         return [path for path in self.others.values() if path.suffix.lower() in suffixes]
 
+    def other(self, path: Path) -> Path | None:
+        """The other file at a path, be it in other capitals."""
+        place = below(path, self.root)
+        return self.others.get(place) or self.folded.get(place.casefold())
+
+    def within(self, bases: Iterable[Path]) -> list[str]:
+        """Those folders that lie below root, by their path from there, as `find` and `guess` take them."""
+        return list(dict.fromkeys(below(base, self.root) for base in bases if base.is_relative_to(self.root)))
+
     def under(self, folder: Path) -> list[Path]:
         return [path for path in self.pictures if path.is_relative_to(folder)]
 
-    def find(self, name: str, bases: Iterable[Path]) -> Path | None:
+    def find(self, name: str, bases: Sequence[str]) -> Path | None:
         """The picture that is called so: by its path from one of the bases, as it is written, then with what %XX
         stands for; where no path leads to one, the picture of that name below root which shares most of the path.
 
         Raises DataError where several do.
         """
-        within = [below(base, self.root) for base in bases if base.is_relative_to(self.root)]
         forms = forms_of(name)
         for form in forms:
-            for base in within:
+            for base in bases:
                 if (path := self.by_path.get(posixpath.normpath(posixpath.join(base, form.lstrip("/"))))) is not None:
                     return path
         for form in forms:
             parts = PurePosixPath(form).parts
             if parts and (found := self.by_name.get(parts[-1])):
-                return self.nearest(name, found, parts[:-1], within)
+                return self.nearest(name, found, parts[:-1], bases)
         return None
 
-    def guess(self, name: str, bases: Iterable[Path]) -> Path | None:
+    def guess(self, name: str, bases: Sequence[str]) -> Path | None:
         """The one picture that is called so but for its extension and capitals."""
-        within = [below(base, self.root) for base in bases if base.is_relative_to(self.root)]
         for form in forms_of(name):
             parts = PurePosixPath(form).parts
             for stem in (PurePosixPath(form).stem, PurePosixPath(form).name):
                 if parts and (found := self.by_stem.get(stem.casefold())):
                     same = [path for path in found if plain(path.name).casefold() == parts[-1].casefold()]
-                    return self.nearest(name, same or found, parts[:-1], within)
+                    return self.nearest(name, same or found, parts[:-1], bases)
         return None
 
     def nearest(self, name: str, found: Sequence[Path], folders: Sequence[str], bases: Sequence[str]) -> Path:
@@ -129,8 +139,8 @@ def forms_of(name: str) -> list[str]:
 
 
 def part_named(folder: str) -> str | None:
-    """The part that a folder is called by, also with a year: train2017."""
-    return part_of(re.sub(r"[-_ ]?\d{0,4}$", "", folder))
+    """The part that a folder is called by, also with a year, train2017, or as CVAT does, obj_train_data."""
+    return part_of(re.sub(r"^obj_(.+)_data$", r"\1", re.sub(r"[-_ ]?\d{0,4}$", "", folder).casefold()))
 
 
 def is_mask(path: Path) -> bool:

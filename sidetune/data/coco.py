@@ -101,7 +101,7 @@ def sheet_of(path: Path) -> Sheet:
         raise DataError(f"{path}: expected an object of images, categories and annotations, as in COCO")
     lists: dict[str, list[dict[str, Any]]] = {}
     for key in ("images", "categories", "annotations"):
-        given = data.get(key)
+        given = data.get(key, [] if key == "annotations" else None)
         if not isinstance(given, list) or not all(isinstance(entry, dict) for entry in given):
             raise DataError(f"{path}: expected a list of objects under {key!r}, as in COCO, got {shown(given)}")
         lists[key] = given
@@ -168,7 +168,7 @@ def pages_of(
     sheet: Sheet, names: Mapping[object, str], part: str, album: Album, masks: bool, notes: Notes
 ) -> list[Page]:
     marks = marks_of(sheet, names, masks)
-    bases = bases_of(sheet.path, part, album)
+    bases = album.within(bases_of(sheet.path, part, album))
     pages: dict[Path, Page] = {}
     found: list[tuple[Path, str]] = []
     missing = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -138,7 +138,7 @@ def objects_of(page: Page, view: View, turn: bool, places: Mapping[str, int], ma
     frame = view.stored if turn else view.upright
     orientation = view.orientation if turn else 1
     kept: list[tuple[np.ndarray, Mark, Outline | None]] = []
-    seen: set[object] = set()
+    seen: dict[object, list[Outline | None]] = defaultdict(list)
     for mark in page.marks:
         outline, box = in_pixels(page, mark, frame)
         if masks and outline is None:
@@ -147,11 +147,11 @@ def objects_of(page: Page, view: View, turn: bool, places: Mapping[str, int], ma
         if box is None:
             notes.add(PLACELESS, mark.place)
             continue
-        key = (mark.name, mark.aside, box, json.dumps(outline.described()) if masks and outline else None)
-        if key in seen:
+        before = seen[mark.name, mark.aside, box]
+        if any(not masks or is_same(outline, other) for other in before):
             notes.add(REPEATED, mark.place)
             continue
-        seen.add(key)
+        before.append(outline)
         if (cut := cut_to(box, frame, mark, notes)) is None:
             continue
         if isinstance(outline, Runs) and (masks or mark.box is None) and outline.size != frame:
@@ -166,6 +166,10 @@ def objects_of(page: Page, view: View, turn: bool, places: Mapping[str, int], ma
         outlines=tuple(outline for _, _, outline in kept) if masks else None,
         size=view.upright,
     )
+
+
+def is_same(one: Outline | None, other: Outline | None) -> bool:
+    return one is other or (one is not None and other is not None and one.described() == other.described())
 
 
 def in_pixels(page: Page, mark: Mark, frame: Size) -> tuple[Outline | None, Box | None]:

@@ -35,7 +35,8 @@ class Sheet:
     """One XML and its picture."""
 
     path: Path
-    image: Path
+    image: Path | None
+    """None where it is not there."""
     root: Node
 
 
@@ -54,8 +55,8 @@ def read_voc(album: Album, *, masks: bool, notes: Notes) -> Found:
     decided over all files. Raises DataError with the file and the line."""
     files = album.of_suffix(".xml")
     sheets = [sheet for path in files if (sheet := sheet_of(path, album, notes))]
-    missing = [sheet.path for sheet in sheets if sheet.image == sheet.path]
-    once([(sheet.image, str(sheet.path)) for sheet in sheets])
+    missing = [sheet.path for sheet in sheets if sheet.image is None]
+    once([(sheet.image, str(sheet.path)) for sheet in sheets if sheet.image])
     lists = lists_of(album)
     parts = listed(lists, sheets, album, notes) if lists else by_folder(sheets, album)
     if missing and not lists:
@@ -69,11 +70,11 @@ def read_voc(album: Album, *, masks: bool, notes: Notes) -> Found:
         () if first else ("counted from 0: there are corners below 1, so that all boxes are taken as counted from 0",)
     )
     taken = {page.image for of_part in pages.values() for page in of_part}
-    return Found(pages=pages, names=None, sayings=sayings, left=frozenset(s.image for s in sheets) - taken)
+    return Found(pages=pages, names=None, sayings=sayings, left=frozenset(s.image for s in sheets if s.image) - taken)
 
 
 def sheet_of(path: Path, album: Album, notes: Notes) -> Sheet | None:
-    """None, with a note, for XML of something else; where there is no picture, the XML stands for it."""
+    """None, with a note, for XML of something else."""
     if not is_annotation(path) and plain(path.stem).casefold() not in album.by_stem:
         notes.add(STRANGE, path)
         return None
@@ -83,7 +84,7 @@ def sheet_of(path: Path, album: Album, notes: Notes) -> Sheet | None:
     if root.tag != "annotation":
         notes.add(STRANGE, path)
         return None
-    return Sheet(path=path, image=picture_of(path, root.said("filename"), album, notes) or path, root=root)
+    return Sheet(path=path, image=picture_of(path, root.said("filename"), album, notes), root=root)
 
 
 def picture_of(path: Path, called: str, album: Album, notes: Notes) -> Path | None:
@@ -100,7 +101,7 @@ def picture_of(path: Path, called: str, album: Album, notes: Notes) -> Path | No
         return found[0]
     if not called:
         return None
-    bases = [path.parent, album.root]
+    bases = album.within([path.parent, album.root])
     picture = album.find(called, bases) or album.guess(called, bases)
     if picture is not None:
         notes.add(RENAMED, f"{below(path, album.root)} -> {below(picture, album.root)}")
@@ -116,7 +117,7 @@ def nearness(path: Path, picture: Path, album: Album) -> tuple[bool, int, int, b
 def by_folder(sheets: Sequence[Sheet], album: Album) -> dict[str, list[Sheet]]:
     parts = defaultdict(list)
     for sheet in sheets:
-        parts[album.part(sheet.path) or album.part(sheet.image) or WHOLE].append(sheet)
+        parts[album.part(sheet.path) or (sheet.image and album.part(sheet.image)) or WHOLE].append(sheet)
     if len(parts) > 1 and WHOLE in parts:
         told = f"{len(parts[WHOLE]):,} XML files lie in no part, though there are {named(sorted({*parts} - {WHOLE}))}"
         raise DataError(f"{album.root}: {told}; the first: {parts[WHOLE][0].path}")
@@ -126,7 +127,7 @@ def by_folder(sheets: Sequence[Sheet], album: Album) -> dict[str, list[Sheet]]:
 def lists_of(album: Album) -> dict[str, list[Path]]:
     """By part VOC's lists, `ImageSets/Main/train.txt`; `trainval.txt`, or one of another name, where there is no
     `train.txt`."""
-    mains = sorted({p.parent for p in album.of_suffix(".txt") if plain(p.parent).casefold().endswith("imagesets/main")})
+    mains = sorted({path.parent for path in album.of_suffix(".txt") if is_main(path.parent)})
     found = defaultdict(list)
     for main in mains:
         here = {path.stem.casefold(): path for path in album.of_suffix(".txt") if path.parent == main}
@@ -142,6 +143,11 @@ def lists_of(album: Album) -> dict[str, list[Path]]:
     return dict(found)
 
 
+def is_main(folder: Path) -> bool:
+    """ImageSets/Main, or ImageSets alone."""
+    return "imagesets" in (folder.name.casefold(), *([folder.parent.name.casefold()] if folder.name == "Main" else []))
+
+
 def listed(
     lists: Mapping[str, Sequence[Path]], sheets: Sequence[Sheet], album: Album, notes: Notes
 ) -> dict[str, list[Sheet]]:
@@ -150,7 +156,7 @@ def listed(
     used: set[Path] = set()
     for part, paths in lists.items():
         for path in paths:
-            top = path.parent.parent.parent
+            top = path.parent.parent if path.parent.name.casefold() == "imagesets" else path.parent.parent.parent
             ours = {plain(s.path.stem): s for s in sheets if s.path.is_relative_to(top)}
             pictures = {plain(p.stem) for p in album.under(top)}
             missing = []
@@ -158,7 +164,7 @@ def listed(
                 sheet = ours.get(stem)
                 if sheet is None and stem in pictures:
                     notes.add(UNLABELLED, f"{path}, line {number} ({printable(stem)})")
-                elif sheet is None or sheet.image == sheet.path:
+                elif sheet is None or sheet.image is None:
                     missing.append(f"line {number} ({printable(stem)})")
                 else:
                     parts[part].append(sheet)
@@ -166,7 +172,7 @@ def listed(
             if missing:
                 raise DataError(f"{path} names {len(missing):,} pictures that are not under {top}: {named(missing)}")
     for sheet in sheets:
-        if sheet.path not in used and sheet.image != sheet.path:
+        if sheet.path not in used and sheet.image:
             notes.add(UNLISTED, below(sheet.path, album.root))
     return parts
 
@@ -204,6 +210,7 @@ def first_of(sheets: Sequence[Sheet]) -> int:
 
 def page_of(sheet: Sheet, first: int, masks: bool, notes: Notes) -> Page:
     marks = [mark_of(node, sheet, first, masks, notes) for node in sheet.root.all("object")]
+    assert sheet.image is not None
     return Page(image=sheet.image, size=size_of(sheet), marks=marks)
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
 from sidetune.errors import DataError
+
+DECLARED = re.compile(rb"""\s*<\?xml[^>]*encoding=["']([\w.-]+)["']""")
+EASTERN = ("gb2312", "gbk", "gb18030", "big5", "shift_jis", "euc-jp", "euc-kr")
+"""Encodings that expat does not read and Python does."""
 
 
 @dataclass(kw_only=True)
@@ -33,6 +38,9 @@ class Node:
 
 def read_xml(path: Path) -> Node:
     """The outermost element. Raises DataError with the line for what is no XML."""
+    data = path.read_bytes()
+    if (named := DECLARED.match(data)) and (encoding := named[1].decode().lower()) in EASTERN:
+        data = b"<?xml version='1.0'?>" + data.decode(encoding, "replace").partition("?>")[2].encode()
     parser = expat.ParserCreate()
     top = Node(tag="", line=0)
     open_nodes = [top]
@@ -48,7 +56,7 @@ def read_xml(path: Path) -> Node:
     parser.StartElementHandler, parser.CharacterDataHandler = begin, text
     parser.EndElementHandler = lambda _: open_nodes.pop()
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(data, True)
     except (expat.ExpatError, ValueError, LookupError) as e:  # the last two: encodings that expat does not know
         raise DataError(f"{path}, line {parser.CurrentLineNumber}: no XML, or a damaged one: {e}") from None
     return top.children[0]

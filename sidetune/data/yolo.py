@@ -88,7 +88,7 @@ def label_places(picture: Path, album: Album) -> list[Path]:
 def label_of(picture: Path, album: Album) -> Path | None:
     for place in label_places(picture, album):
         if place.is_relative_to(album.root):
-            if (found := album.others.get(below(place, album.root))) is not None:
+            if (found := album.other(place)) is not None:
                 return found
         elif place.is_file():
             return place
@@ -105,7 +105,7 @@ def without_labels(part: str, pictures: Sequence[Path], album: Album) -> DataErr
 
 def check_orphans(album: Album) -> None:
     """Raises DataError for texts with rows and without a picture."""
-    expected = {below(p, album.root) for picture in album.pictures for p in label_places(picture, album)}
+    expected = {below(p, album.root).casefold() for picture in album.pictures for p in label_places(picture, album)}
     twice = defaultdict(list)
     for picture in album.pictures:
         if (text := label_of(picture, album)) is not None:
@@ -114,7 +114,7 @@ def check_orphans(album: Album) -> None:
         raise DataError(f"{shared[0]} could be of any of {named(shared[1])}; remove or rename the others")
     folders = {text.parent for text in twice}
     texts = [path for path in album.of_suffix(".txt") if path.parent in folders]
-    orphans = [path for path in texts if below(path, album.root) not in expected and holds_rows(path)]
+    orphans = [path for path in texts if below(path, album.root).casefold() not in expected and holds_rows(path)]
     if orphans:
         told = f"{len(orphans):,} of {len(texts):,} label files have no picture under {album.root}"
         raise DataError(f"{told}: {named([below(p, album.root) for p in orphans])}; add the pictures, or remove them")

@@ -180,7 +180,7 @@ def places_of(entry: str, album: Album, config: Config) -> list[Path]:
 
 def listed(path: Path, album: Album, config: Config) -> list[Path]:
     """The pictures that a list names, a line each. Raises DataError for those that are not there."""
-    bases = [path.parent, config.path.parent, album.root / "images"]
+    bases = album.within([path.parent, config.path.parent, album.root / "images"])
     found, missing = [], []
     for number, line in enumerate(decoded(path).lstrip("\ufeff").splitlines(), start=1):
         if not line.strip():

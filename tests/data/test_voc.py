@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from annotated import boxes, picture, read, thing, voc, write
+from annotated import boxes, by_name, picture, read, thing, voc, write
 
 from sidetune.data.detections import has_objects
 from sidetune.errors import DataError
@@ -262,3 +262,24 @@ def test_xml_of_something_else_is_passed_over(root):
     write(root / "a.jpg.aux.xml", "<PAMDataset></PAMDataset>")
     said = []
     assert len(read(root, said).train) == 1 and any("are no annotations of a picture" in note for note in said)
+
+
+def test_encodings_of_east_asia_are_read(root):
+    text = "<?xml version='1.0' encoding='gb2312'?>\n" + voc(thing("螺栓"))
+    (root / "a.xml").write_bytes(text.encode("gb2312"))
+    assert read(root).train.classes == ("螺栓",)
+
+
+def test_lists_may_lie_in_imagesets_itself(tmp_path):
+    for name in "ab":
+        picture(tmp_path / "JPEGImages" / f"{name}.jpg")
+        write(tmp_path / "Annotations" / f"{name}.xml", voc(thing()))
+        write(tmp_path / "ImageSets" / f"{'train' if name == 'a' else 'val'}.txt", f"{name}.jpg\n")
+    assert [path.stem for s in read(tmp_path).parts().values() for path in s.images] == ["a", "b"]
+
+
+def test_objects_that_an_xml_does_not_have_make_a_background(root):
+    alone(root, thing())
+    picture(root / "b.jpg")
+    write(root / "b.xml", voc())
+    assert len(by_name(read(root).train)["b.jpg"]) == 0

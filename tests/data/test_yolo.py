@@ -341,3 +341,17 @@ def test_the_same_boxes_are_read_from_all_three_formats(drawn):
             assert train.classes == NAMES and said == []
             assert np.allclose(boxes(train, "a.png"), [row[:4] for row in rows], atol=1e-3)
             assert train.labels[0].labels.tolist() == [row[4] for row in rows]
+
+
+def test_capitals_of_folders_and_extensions_do_not_lose_labels(tmp_path):
+    picture(tmp_path / "Images" / "a.JPG")
+    write(tmp_path / "Labels" / "a.TXT", MIDDLE)
+    assert has_objects(tmp_path) and len(read(tmp_path).train.labels[0]) == 1
+
+
+def test_cvats_folders_are_parts(tmp_path):
+    for part in ("train", "valid"):
+        picture(tmp_path / f"obj_{part}_data" / f"{part}.jpg")
+        write(tmp_path / f"obj_{part}_data" / f"{part}.txt", MIDDLE)
+    write(tmp_path / "obj.names", "bolt")
+    assert list(read(tmp_path).parts()) == ["train", "val"]
