@@ -145,7 +145,11 @@ def lists_of(album: Album) -> dict[str, list[Path]]:
 
 def is_main(folder: Path) -> bool:
     """ImageSets/Main, or ImageSets alone."""
-    return "imagesets" in (folder.name.casefold(), *([folder.parent.name.casefold()] if folder.name == "Main" else []))
+    return set_folder(folder).name.casefold() == "imagesets"
+
+
+def set_folder(folder: Path) -> Path:
+    return folder.parent if folder.name.casefold() == "main" else folder
 
 
 def listed(
@@ -156,7 +160,7 @@ def listed(
     used: set[Path] = set()
     for part, paths in lists.items():
         for path in paths:
-            top = path.parent.parent if path.parent.name.casefold() == "imagesets" else path.parent.parent.parent
+            top = set_folder(path.parent).parent
             ours = {plain(s.path.stem): s for s in sheets if s.path.is_relative_to(top)}
             pictures = {plain(p.stem) for p in album.under(top)}
             missing = []
