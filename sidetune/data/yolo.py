@@ -21,6 +21,8 @@ from sidetune.errors import DataError, shown
 
 FARTHEST = 2.0
 """Times a picture's side beyond which a number is no fraction of it, but counts pixels."""
+FEW = 3
+"""Boxes below which what they have in common may be chance."""
 PREDICTED = "rows have a number behind the box or polygon, which is dropped; they look like a model's predictions"
 POINTED = "rows have points behind the box (kpt_shape), which are dropped"
 
@@ -38,12 +40,13 @@ class Row:
 
 def is_yolo(album: Album) -> bool:
     names = any(Path(path).name.casefold() in NAME_FILES for path in album.others)
-    return config_of(album) is not None or names or any(is_label(path) for path in album.of_suffix(".txt"))
+    return config_of(album) is not None or names or any(is_label(path, album.root) for path in album.of_suffix(".txt"))
 
 
-def is_label(path: Path) -> bool:
+def is_label(path: Path, root: Path) -> bool:
     """Whether a text lies in a folder of labels, or holds rows."""
-    return path.parent.name.casefold() in ("labels", "label") or "labels" in path.parts[-4:-1] or holds_rows(path)
+    folders = {name.casefold() for name in path.relative_to(root).parts[:-1]}
+    return bool(folders & {"labels", "label"}) or holds_rows(path)
 
 
 def holds_rows(path: Path) -> bool:
@@ -181,7 +184,7 @@ def is_number(word: str) -> bool:
 def check_fractions(found: Iterable[list[Row] | None]) -> None:
     """Raises DataError where boxes are written as corners: most reach over the edge, and as corners all fit."""
     rows = [row for of_picture in found for row in of_picture or () if row.box]
-    if not rows:
+    if len(rows) < FEW:
         return
     boxes = np.array([row.box for row in rows])
     x, y = boxes[:, ::2].mean(axis=1), boxes[:, 1::2].mean(axis=1)

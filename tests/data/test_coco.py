@@ -11,6 +11,7 @@ from PIL import Image
 
 from sidetune.data.detections import has_objects, read_objects
 from sidetune.data.images import open_image
+from sidetune.data.objects import Objects
 from sidetune.data.outlines import Polygons, Runs, polygons_of, unpacked
 from sidetune.data.turning import turned_mask, turned_points
 from sidetune.errors import DataError
@@ -450,3 +451,105 @@ def test_points_turn_as_masks_do(orientation):
 def test_polygons_without_an_area_are_none():
     assert polygons_of([[1, 1, 5, 5, 9, 9], [1, 1, 2, 2]]) is None
     assert len(polygons_of([[1, 1, 5, 5, 9, 9], [0, 0, 4, 0, 4, 4]]).points) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"boxes": np.zeros((1, 4))}, "boxes: expected float32"),
+        ({"boxes": np.array([[0, 0, 9, 5]], np.float32)}, "boxes must lie in the picture of 8 x 6"),
+        ({"boxes": np.array([[0, 0, np.nan, 5]], np.float32)}, "boxes must lie in the picture"),
+        ({"boxes": np.array([[3, 0, 3, 5]], np.float32)}, "boxes must have a width and a height"),
+        ({"labels": np.array([-1])}, "labels must be 0 or more"),
+        ({"aside": np.zeros(2, bool)}, "aside: expected bool of shape"),
+        ({"outlines": ()}, "outlines: expected one of each of 1 objects"),
+    ],
+)
+def test_objects_are_checked(changed, told):
+    right = {"boxes": np.array([[0, 0, 8, 6]], np.float32), "labels": np.array([0]), "aside": np.zeros(1, bool)}
+    assert len(Objects(**right, outlines=None, size=(6, 8))) == 1
+    with pytest.raises(ValueError, match=told):
+        Objects(**{"outlines": None, "size": (6, 8)} | right | changed)
+
+
+def test_a_data_sets_digest_changes_with_any_object(root):
+    digests = set()
+    for more in ({}, {"iscrowd": 1}, {"segmentation": TREE}, {"box": (10, 10, 20, 21)}, {"category": 2}):
+        alone(root, [mark(1, 1, **{"segmentation": RUNS} | more), mark(2, 1, (0, 0, 3, 3), segmentation=TREE)])
+        digests.add(read(root, masks=True).train.digest())
+    assert len(digests) == 5
+
+
+def test_one_class_is_enough(root):
+    alone(root, [mark(1, 1)], names=("bolt",))
+    assert read(root).train.classes == ("bolt",)
+
+
+def test_a_root_of_the_only_classs_name_is_left_out_all_the_same(root):
+    names = [{"id": 0, "name": "bolt", "supercategory": "none"}, {"id": 1, "name": "bolt", "supercategory": "bolt"}]
+    alone(root, [mark(1, 1)], names=names)
+    assert read(root).train.classes == ("bolt",)
+
+
+def test_the_same_object_twice_is_read_once_and_another_shape_in_the_same_box_is_another(root):
+    other = [[10, 10, 30, 10, 30, 30]]
+    alone(root, [mark(1, 1, segmentation=TREE), mark(2, 1, segmentation=other), mark(3, 1, segmentation=TREE)])
+    said = []
+    assert len(read(root, said, masks=True).train.labels[0]) == 2
+    assert any("1 objects are written twice" in note and "annotation 3" in note for note in said)
+
+
+def test_a_picture_that_is_listed_twice_has_the_objects_of_both_entries(root):
+    alone(root, [mark(1, 1), mark(2, 9, (0, 0, 4, 4))], [image(1, "a.jpg"), image(9, "a.jpg")])
+    said = []
+    assert [len(found) for found in read(root, said).train.labels] == [2]
+    assert any("1 pictures are listed twice" in note for note in said)
+
+
+def test_names_of_pictures_in_several_folders_are_told_apart_by_their_folders(tmp_path):
+    for folder in ("x", "y"):
+        picture(tmp_path / "photos" / folder / "a.jpg")
+    alone(tmp_path, [mark(1, 1)], [image(1, "C:\\old\\y\\a.jpg")])
+    assert [path.parent.name for path in read(tmp_path).train.images] == ["y"]
+    alone(tmp_path, [mark(1, 1)], [image(1, "C:\\old\\a.jpg")])
+    refused(tmp_path, "could be any of photos/x/a.jpg, photos/y/a.jpg")
+
+
+def test_a_damaged_picture_is_left_to_the_check_of_all_images(root):
+    (root / "images" / "b.jpg").write_bytes(b"no picture")
+    alone(root, [mark(1, 1)])
+    assert len(read(root).train) == 2
+    alone(root, [mark(1, 1)], [image(1, "a.jpg"), image(2, "b.jpg", 0, 0)])
+    refused(root, "b.jpg cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "told"),
+    [
+        ("1 2 3", "expected polygons or run lengths"),
+        ([[1, 2, 3, "x", 5, 6]], "expected numbers as segmentation"),
+        ({"size": [48, 64], "counts": "é"}, "no character of packed run lengths"),
+        ({"size": [48], "counts": [1]}, "expected height and width"),
+        ({"counts": [1]}, "the size of run lengths"),
+        ([RUNS, RUNS], "expected one mask as run lengths, got 2"),
+    ],
+)
+def test_shapes_that_cannot_be_understood_are_refused(root, segmentation, told):
+    alone(root, [mark(7, 1, segmentation=segmentation)])
+    refused(root, "annotation 7", told, masks=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"images": [{"id": 1}], "annotations": [], "categories": []}, "image number 1 lacks its id or file_name"),
+        (
+            {"images": [image(1, "a.jpg")], "annotations": [], "categories": [{"id": 1, "name": " "}]},
+            "lacks its id or name",
+        ),
+        ({"images": [image(1, "a.jpg")], "annotations": []}, "expected a list of objects under 'categories'"),
+    ],
+)
+def test_what_is_no_coco_is_refused(root, data, told):
+    dump(root / "a.json", data)
+    refused(root, "a.json", told)

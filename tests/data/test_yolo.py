@@ -322,7 +322,7 @@ NAMES = ("bolt", "nut", "pin")
 @settings(max_examples=15)
 @given(st.lists(st.tuples(CORNER, SIDES, st.sampled_from(range(3))), min_size=1, max_size=6, unique=True))
 def test_the_same_boxes_are_read_from_all_three_formats(drawn):
-    # a corner on pixel 1 at least, for VOC takes one at 0 as a sign; the last box gives each class a place
+    # the last boxes make all three classes occur, for VOC has only those that do
     rows = [(x, y, min(x + w, 64), min(y + h, 48), label) for (x, y), (w, h), label in drawn]
     rows = list(dict.fromkeys([*rows, *((0, 0, 64, 48, label) for label in range(3))]))
     with tempfile.TemporaryDirectory() as folder:
