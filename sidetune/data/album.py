@@ -16,8 +16,8 @@ from sidetune.data.layout import part_of
 from sidetune.data.names import named, printable
 from sidetune.errors import DataError
 
-MASKS = ("segmentationclass", "segmentationobject")
-"""Folders, in lower case, of VOC's masks, which bear their pictures' names."""
+MASKS = ("segmentationclass", "segmentationobject", "trimaps")
+"""Folders, in lower case, of masks, which bear their pictures' names."""
 
 
 @dataclass(frozen=True, kw_only=True)

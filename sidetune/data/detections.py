@@ -59,20 +59,21 @@ def tells(folder: Path) -> bool:
     by_suffix = defaultdict(list)
     for path in files:
         by_suffix[path.suffix.lower()].append(path)
+    stems = {path.stem for path in files if path.suffix.lower() in readable()}
     return (
         any(path.name.casefold() in NAME_FILES[1:] for path in files)
         or any(looks_like_coco(path) or tool_of(path) for path in by_suffix[".json"][:20])
         or any(is_annotation(path) for path in by_suffix[".xml"][:20])
         or any(looks_like_config(path) for path in (*by_suffix[".yaml"], *by_suffix[".yml"]))
-        or any(holds_rows(path) for path in label_texts(folder, files)[:200])
+        or any(is_text(path, stems) for path in by_suffix[".txt"][:200])
     )
 
 
-def label_texts(folder: Path, files: Sequence[Path]) -> list[Path]:
-    """The texts in a folder that could be YOLO's: in one of labels all, elsewhere those that are called as an image."""
-    stems = {path.stem for path in files if path.suffix.lower() in readable()}
-    is_all = bool(LABELS & {name.casefold() for name in folder.parts[-DEEPEST:]})
-    return [path for path in files if path.suffix.lower() == ".txt" and (is_all or path.stem in stems)]
+def is_text(path: Path, stems: set[str]) -> bool:
+    """Whether a text could be YOLO's: in a folder of labels by a row, elsewhere by one beside an image of its name."""
+    if LABELS & {name.casefold() for name in path.parent.parts[-DEEPEST:]}:
+        return holds_rows(path, least=2)
+    return path.stem in stems and holds_rows(path)
 
 
 def read_objects(

@@ -28,9 +28,9 @@ def beginning(path: Path) -> str:
 
 
 def looks_like_coco(path: Path) -> bool:
-    """Whether there are images and annotations at the beginning, and no other tool's own words."""
+    """Whether there is a list of images or of annotations at the beginning."""
     text = beginning(path)
-    return text.lstrip().startswith("{") and bool(LISTS.search(text)) and tool_of(path) is None
+    return text.lstrip().startswith("{") and bool(LISTS.search(text))
 
 
 def tool_of(path: Path) -> str | None:

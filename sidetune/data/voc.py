@@ -88,13 +88,13 @@ def sheet_of(path: Path, album: Album, notes: Notes) -> Sheet | None:
 
 
 def picture_of(path: Path, called: str, album: Album, notes: Notes) -> Path | None:
-    """The picture of the XML's own stem, of several the nearest one, or that of <filename>; failing that, by this."""
+    """The picture of the XML's own stem, of several that of <filename>, then the nearest; if none has it, by that name."""
     found = album.by_stem.get(plain(path.stem).casefold(), ())
     if found:
-        nearest = max(nearness(path, picture, album) for picture in found)
-        found = [picture for picture in found if nearness(path, picture, album) == nearest]
         names = {plain(Path(form).name) for form in forms_of(called)}
         found = [picture for picture in found if plain(picture.name) in names] or found
+        nearest = max(nearness(path, picture, album) for picture in found)
+        found = [picture for picture in found if nearness(path, picture, album) == nearest]
         if len(found) > 1:
             told = named([below(picture, album.root) for picture in found])
             raise DataError(f"{path} could be of any of {told}; remove or rename the others")

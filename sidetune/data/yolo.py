@@ -49,10 +49,11 @@ def is_label(path: Path, root: Path) -> bool:
     return bool(folders & {"labels", "label"}) or holds_rows(path)
 
 
-def holds_rows(path: Path) -> bool:
+def holds_rows(path: Path, least: int = 5) -> bool:
+    """Whether a text begins with a row of so many numbers."""
     with path.open("rb") as file:
         first = file.read(400).lstrip().partition(b"\n")[0]
-    return bool(re.fullmatch(rb"\d+([ \t]+[-+.\deE]+){4,}\s*", first))
+    return bool(re.fullmatch(rb"\d+([ \t,]+[-+.,\deE]+){%d,}\s*" % (least - 1), first))
 
 
 def read_yolo(album: Album, *, masks: bool, notes: Notes) -> Found:

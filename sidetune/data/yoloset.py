@@ -114,7 +114,7 @@ def config_names(config: Config) -> dict[int, str]:
         raise DataError(f"{config.path}: class {empty[0]} has no name")
     if given is not None and count.isdecimal() and int(count) != len(pairs):
         raise DataError(f"{config.path}: nc is {count}, but there are {len(pairs)} names: {named([*pairs.values()])}")
-    return {number: trimmed(name) for number, name in sorted(pairs.items())}
+    return {number: trimmed(name) for number, name in pairs.items()}
 
 
 def check_twice(path: Path, names: Mapping[int, str]) -> None:

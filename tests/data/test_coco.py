@@ -178,13 +178,14 @@ def test_windows_paths_are_read_also_those_that_lead_out_of_the_folder(root):
 
 def test_names_are_taken_literally_first_and_percent_decoded_second(root):
     picture(root / "images" / "my bolt.jpg")
-    picture(root / "images" / "at%3A5.jpg")
+    for name in ("at%3A5.jpg", "at:5.jpg"):
+        picture(root / "images" / name)
     alone(root, [mark(1, 1)], [image(1, "my%20bolt.jpg"), image(2, "at%3A5.jpg")])
     assert [path.name for path in read(root).train.images] == ["my bolt.jpg", "at%3A5.jpg"]
 
 
 def test_another_extension_is_found_by_the_stem_and_said(tmp_path):
-    for name in ("a.JPG", "b.jpg"):
+    for name in ("a.JPG", "a.png", "b.jpg"):
         picture(tmp_path / name)
     alone(tmp_path, [mark(1, 1)], [image(1, "a.jpg"), image(2, "b.jpeg")])
     said = []

@@ -199,7 +199,7 @@ def test_the_lists_of_a_devkit_decide_by_whole_lines(tmp_path):
         "train": ["a b.jpg", "c.jpg"],
         "val": ["d.jpg"],
     }
-    assert any("1 annotated pictures are in no list" in note and "e.xml" in note for note in said)
+    assert len(said) == 1 and "1 annotated pictures are in no list" in said[0] and "e.xml" in said[0]
 
 
 def test_both_years_are_joined_and_trainval_is_trained_on(tmp_path):
@@ -283,3 +283,11 @@ def test_objects_that_an_xml_does_not_have_make_a_background(root):
     picture(root / "b.jpg")
     write(root / "b.xml", voc())
     assert len(by_name(read(root).train)["b.jpg"]) == 0
+
+
+def test_masks_of_the_pictures_names_are_not_the_pictures(tmp_path):
+    picture(tmp_path / "images" / "a.jpg")
+    for folder in ("trimaps", "outlines"):
+        picture(tmp_path / "annotations" / folder / "a.png")
+    write(tmp_path / "annotations" / "xmls" / "a.xml", voc(thing()))
+    assert has_objects(tmp_path) and [path.name for path in read(tmp_path).train.images] == ["a.jpg"]

@@ -148,6 +148,7 @@ def test_the_nearest_images_is_exchanged_for_labels(tmp_path):
     root = tmp_path / "images"  # above the data set: not meant
     picture(root / "images" / "train" / "images" / "a.jpg")
     write(root / "images" / "train" / "labels" / "a.txt", MIDDLE)
+    write(root / "labels" / "train" / "images" / "a.txt", "0 0.1 0.1 0.1 0.1")  # the farther one
     write(root / "data.yaml", "train: images/train/images\nnames: [bolt]\n")
     train = read(root).train
     assert boxes(train, "a.jpg") == [[24, 12, 40, 36]] and train.classes == ("bolt",)
@@ -223,12 +224,15 @@ def test_without_names_classes_are_called_by_their_numbers(root):
         ("-1 0.5 0.5 0.1 0.1", "expected the number of a class"),
         ("0 0.5 0.5 0.1", "expected 'class x y width height'"),
         ("0 0.5 0.5 0.1 x", "expected numbers, got 'x'"),
+        ("0 0,5 0,5 0,1 0,1", "expected numbers, got '0,5'"),
         ("bolt 0.5 0.5 0.1 0.1", "expected numbers, got 'bolt'"),
     ],
 )
 def test_rows_that_cannot_be_understood_are_refused_with_their_line(root, row, told):
     alone(root, MIDDLE, row)
     refused(root, "a.txt, line 2", told)
+    alone(root, row, MIDDLE)
+    assert has_objects(root)
 
 
 def test_texts_without_a_picture_and_pictures_that_share_one_are_refused(root):
