@@ -88,7 +88,7 @@ def sheet_of(path: Path, album: Album, notes: Notes) -> Sheet | None:
 
 
 def picture_of(path: Path, called: str, album: Album, notes: Notes) -> Path | None:
-    """The picture of the XML's own stem, of several that of <filename>, then the nearest; if none has it, by that name."""
+    """The picture of the own stem, of several that of <filename>, then the nearest; if none has it, by <filename>."""
     found = album.by_stem.get(plain(path.stem).casefold(), ())
     if found:
         names = {plain(Path(form).name) for form in forms_of(called)}
