@@ -134,6 +134,8 @@ class Finder:
 
     def __init__(self) -> None:
         self.passed = PassedOver()
+        self.others: list[Path] = []
+        """Files that are no images: what tells of them may be among these."""
         self.seen: set[tuple[int, int]] = set()
 
     def find(self, folders: Iterable[Path]) -> dict[Path, list[Path]]:
@@ -175,6 +177,7 @@ class Finder:
         if is_image(path):
             images.append(path)
         elif path.name.casefold() not in LEFTOVERS:
+            self.others.append(path)
             self.passed.by_suffix[path.suffix.lower() or "without extension"] += 1
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from sidetune.data.masks import Coding
 
-Kind = Literal["classification", "multilabel", "regression", "segmentation"]
-PLACED = ("segmentation",)
+Kind = Literal["classification", "multilabel", "regression", "segmentation", "detection", "instances"]
+PLACED = ("segmentation", "detection", "instances")
 """Kinds whose targets say something of places in a picture."""
 
 
@@ -30,8 +30,8 @@ class Samples:
     images: Sequence[Path] | np.ndarray
     """Paths, or grey pixels of shape (image, row, column) and type uint8."""
     labels: Sequence[Any]
-    """Of each image the number of its class; a row of 0 and 1, one a label; a row of numbers; or its mask,
-    a file or class numbers int16 (row, column)."""
+    """Of each image the number of its class; a row of 0 and 1, one a label; a row of numbers; its mask, a file or
+    class numbers int16 (row, column); or its `Objects`."""
     classes: tuple[str, ...]
     """Names of classes, labels or numbers, in order."""
     reading: Reading = Reading()
@@ -103,7 +103,9 @@ class Samples:
 
 def described(label: Any) -> Any:
     """A label as JSON has it; a mask by its digest."""
-    return hashlib.sha256(label.tobytes()).hexdigest() if isinstance(label, np.ndarray) else label
+    if isinstance(label, np.ndarray):
+        return hashlib.sha256(label.tobytes()).hexdigest()
+    return label.described() if hasattr(label, "described") else label
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor, nn, optim
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import Dataset
 
