@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,7 +13,6 @@ from sidetune.errors import unknown
 from sidetune.seam.features import Features
 from sidetune.seam.levels import Level
 
-Norm = Literal["group", "batch"]
 NORMS = ("group", "batch")
 GROUPS = 32
 
@@ -33,7 +31,7 @@ class Maps(nn.Module):
         return [norm(m.movedim(1, -1)).movedim(-1, 1) for norm, m in zip(self.norms, maps, strict=True)]
 
 
-def convolved(width: int, out: int, size: int = 1, norm: Norm = "group") -> nn.Sequential:
+def convolved(width: int, out: int, size: int = 1, norm: str = "group") -> nn.Sequential:
     """A convolution over places of the same size, a norm and ReLU. Groups of channels, one image at a time, let a batch
     be cut in pieces; batch norms are the authors'."""
     if norm not in NORMS:

@@ -9,7 +9,7 @@ from operator import add
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sidetune.heads.maps import Classifier, Maps, Norm, convolved, resized
+from sidetune.heads.maps import Classifier, Maps, convolved, resized
 from sidetune.seam.features import Features
 from sidetune.seam.levels import Level
 
@@ -23,7 +23,7 @@ class SegFormerHead(nn.Module):
     """
 
     def __init__(
-        self, levels: Sequence[Level], num_classes: int, *, width: int, cells: int, norm: Norm, normed: bool
+        self, levels: Sequence[Level], num_classes: int, *, width: int, cells: int, norm: str, normed: bool
     ) -> None:
         super().__init__()
         self.maps = Maps(levels, normed=normed)

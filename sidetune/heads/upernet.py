@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sidetune.heads.maps import Classifier, Maps, Norm, convolved, resized
+from sidetune.heads.maps import Classifier, Maps, convolved, resized
 from sidetune.heads.pyramid import Pyramid
 from sidetune.seam.features import Features
 from sidetune.seam.levels import Level
@@ -22,7 +22,7 @@ POOLED = (1, 2, 3, 6)
 class PyramidPooling(nn.Module):
     """A map beside its means over ever smaller regions."""
 
-    def __init__(self, width: int, out: int, norm: Norm) -> None:
+    def __init__(self, width: int, out: int, norm: str) -> None:
         super().__init__()
         self.means = nn.ModuleList(convolved(width, out, norm=norm) for _ in POOLED)
         self.end = convolved(width + len(POOLED) * out, out, 3, norm)
@@ -42,7 +42,7 @@ class UperNetHead(nn.Module):
         *,
         width: int,
         cells: int,
-        norm: Norm,
+        norm: str,
         normed: bool,
         auxiliary: bool = True,
     ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from sidetune.backbones.backbone import Backbone
 from sidetune.data.masks import IGNORED
 from sidetune.data.samples import Kind
 from sidetune.errors import unknown
-from sidetune.heads.maps import NORMS, Norm, resized
+from sidetune.heads.maps import NORMS, resized
 from sidetune.heads.pyramid import Pyramid
 from sidetune.heads.segformer import LinearMaps, SegFormerHead
 from sidetune.heads.upernet import UperNetHead
@@ -29,7 +29,6 @@ from sidetune.seam.taps import Need
 from sidetune.tasks.colours import blended, palette
 from sidetune.tasks.task import check_metric
 
-Decoder = Literal["segformer", "upernet", "linear"]
 DECODERS = ("segformer", "upernet", "linear")
 WIDTHS = {"segformer": 256, "upernet": 512, "linear": 0}
 """Channels of a decoder where none are given: SegFormer-B0's and B1's (768 above), UperNet's."""
@@ -159,11 +158,12 @@ class Segmentation:
 
     targets: ClassVar[Kind] = "segmentation"
     classes: tuple[str, ...]
-    decoder: Decoder = "segformer"
-    """What reads the levels: SegFormer's all-MLP decoder, UperNet with an auxiliary head, or a linear layer."""
+    decoder: str = "linear"
+    """What reads the levels: a `linear` layer, which learns the most from few pictures, SegFormer's all-MLP decoder
+    (`segformer`), or `upernet` with its auxiliary head."""
     width: int | None = None
     """Channels of the decoder; its authors' where none is given (SegFormer's smaller ones)."""
-    norm: Norm = "group"
+    norm: str = "group"
     """Of the decoder. `batch` is the authors'; it wants batches of more than a few images, whole."""
     cells: int | None = None
     """So many answers down and across in a place of the finest map; as many as make it one in 4 pixels if None."""

@@ -148,14 +148,11 @@ def test_a_drawn_answer_shows_the_picture_through_and_names_beside_it():
 @pytest.mark.parametrize("kind", ["vit", "swin", "resnet"])
 @pytest.mark.parametrize("decoder", ["segformer", "linear"])
 def test_four_scenes_are_learned_by_heart(kind, decoder):
-    data = scenes()
     backbone = tiny_backbone(kind)
-    model = sidetune.adapt(
-        backbone, "full", task=Segmentation(classes=CLASSES, decoder=decoder, width=32), transform="vtab"
-    )
-    size = backbone.card.image_size[0]
-    data = scenes(size=size) if size != 32 else data
-    sidetune.fit(model, data, recipe=Recipe(epochs=60, batch_size=4, lr=3e-3, lr_update="step", precision="fp32"))
+    task = Segmentation(classes=CLASSES, decoder=decoder, width=32)
+    model = sidetune.adapt(backbone, "full", task=task, transform="vtab")
+    data = scenes(size=backbone.card.image_size[0])
+    sidetune.fit(model, data, recipe=Recipe(epochs=60, batch_size=4, lr=1e-2, lr_update="step", precision="fp32"))
     assert sidetune.evaluate(model, data).values["miou"] > 0.9
 
 
@@ -166,7 +163,7 @@ def test_a_task_is_saved_by_its_fields_and_read_back():
 
 def test_a_saved_model_answers_as_before(tmp_path, vit):
     model = sidetune.adapt(vit, "dtl+", task=TASK)
-    sidetune.fit(model, scenes(), recipe=Recipe(epochs=1, batch_size=2))
+    sidetune.fit(model, scenes(), recipe=Recipe(epochs=1, batch_size=2, precision="fp32"))
     model.save_pretrained(tmp_path / "model")
     again = sidetune.load(tmp_path / "model", backbone=tiny_backbone("vit"))
     picture = Image.fromarray(scenes().images[0]).resize((50, 40))
