@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sidetune.saving import Adapter
     from sidetune.seam.features import Features
     from sidetune.seam.taps import Need, Tap
-    from sidetune.tasks import TASKS, Classification, Multilabel, Regression, Task
+    from sidetune.tasks import TASKS, Classification, Multilabel, Regression, Segmentation, Task
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
 
@@ -60,6 +60,7 @@ __all__ = [
     "Recipe",
     "Regression",
     "Samples",
+    "Segmentation",
     "SideNetwork",
     "Splits",
     "Tap",
@@ -98,7 +99,7 @@ HOMES = {
     "sidetune.saving": ("Adapter",),
     "sidetune.seam.features": ("Features",),
     "sidetune.seam.taps": ("Need", "Tap"),
-    "sidetune.tasks": ("TASKS", "Classification", "Multilabel", "Regression", "Task"),
+    "sidetune.tasks": ("TASKS", "Classification", "Multilabel", "Regression", "Segmentation", "Task"),
     "sidetune.runs.conventions": ("CONVENTIONS", "find_convention"),
     "sidetune.train.evaluate": ("evaluate",),
     "sidetune.train.loop": ("fit",),

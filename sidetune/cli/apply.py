@@ -121,6 +121,8 @@ def predict_command(
     loaded = open_model(model, backbone, force)
     if (draw or masks) and loaded.task.targets not in PLACED:
         raise ValueError(f"--draw and --masks are for answers about places, and this model's are {loaded.task.targets}")
+    if draw and masks and draw.resolve() == masks.resolve():
+        raise ValueError(f"--draw and --masks write files of the same names; give each a folder of its own, not {draw}")
     rows, taken = [], dict[Path, Path]()
     answers: Iterator[tuple[Path, Any]] = predicted(loaded, paths, top=top, skip_bad=skip_bad, max_pixels=max_pixels)
     for path, found in answers:

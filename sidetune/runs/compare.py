@@ -19,9 +19,11 @@ from sidetune import tasks
 from sidetune.atomic import write_text
 from sidetune.backbones import Backbone
 from sidetune.choose.look import prepare
+from sidetune.data.dataset import collate, dataset_of
 from sidetune.data.samples import Samples, Splits
 from sidetune.data.sources import Source
 from sidetune.data.transforms import preset_for
+from sidetune.datasets import Targets
 from sidetune.measure.machine import birth_certificate
 from sidetune.measure.memory import training_peak
 from sidetune.measure.parameters import Parameters, count
@@ -332,9 +334,8 @@ def peak_of(model: AdaptedModel, samples: Samples, recipe: Recipe) -> int:
     """Peak memory of a training step on the first images."""
     device = Accelerator(mixed_precision="no").device
     model.hold(TYPES[resolve(recipe.precision, device)], device, weights=recipe.weights)
-    prepare = model.transform.evaluation()
-    first = range(min(recipe.batch_size, len(samples)))
-    images = torch.stack([prepare(samples.image(i)) for i in first]).to(device)
-    labels = torch.tensor([samples.labels[i] for i in first], device=device)
-    model.task = model.task.begin(samples.labels)
-    return training_peak(model, images, labels, recipe)
+    dataset = dataset_of(samples, model.transform, training=True)
+    with torch.random.fork_rng(devices=[]):
+        images, targets = collate([dataset[i] for i in range(min(recipe.batch_size, len(samples)))])
+    model.task = model.task.begin(Targets(dataset))
+    return training_peak(model, images.to(device), targets.to(device), recipe)

@@ -16,7 +16,7 @@ from sidetune.data.samples import Samples
 from sidetune.measure.plots import COLOURS, tidy
 from sidetune.model import AdaptedModel
 from sidetune.runs.compare import Comparison
-from sidetune.tasks.task import SHARES, factor, name_of
+from sidetune.tasks.task import SHARES, PlacedTask, factor, name_of
 
 MARKERS = "osD"
 """The next one where colours start again."""
@@ -135,7 +135,10 @@ def plot_curves(comparisons: Sequence[Comparison], path: Path) -> None:
 
 
 def plot_predictions(samples: Samples, models: Mapping[str, AdaptedModel], path: Path, *, count: int = 18) -> None:
-    """Pictures with their label and what each model says, evenly taken from `samples`; wrong answers in red."""
+    """Pictures with their label and what each model says, evenly taken from `samples`; wrong answers in red. Of places,
+    each picture's truth and what the models say, drawn over it."""
+    if isinstance(next(iter(models.values())).task, PlacedTask):
+        return plot_scenes(samples, models, path, count=count // 3)
     chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int).tolist()
     pictures = [samples.image(i) for i in chosen]
     answers = {name: model.predict(pictures) for name, model in models.items()}
@@ -162,4 +165,28 @@ def plot_predictions(samples: Samples, models: Mapping[str, AdaptedModel], path:
                 fontsize=7,
                 color="crimson" if right is False else "black",
             )
+    figure.savefig(path, dpi=130)
+
+
+def plot_scenes(samples: Samples, models: Mapping[str, AdaptedModel], path: Path, *, count: int) -> None:
+    """A row a picture: as it is, with its truth, and with what each model says."""
+    chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int).tolist()
+    pictures = [samples.image(i) for i in chosen]
+    answers = {name: model.predict(pictures) for name, model in models.items()}
+    columns = 2 + len(models)
+    figure = Figure(figsize=(3.4 * columns, 2.4 * len(chosen)), layout="constrained")
+    grid = figure.subplots(len(chosen), columns, squeeze=False)
+    for row, (picture, index) in enumerate(zip(pictures, chosen, strict=True)):
+        task = next(iter(models.values())).task
+        truth = task.drawn(picture, samples.target(index)) if isinstance(task, PlacedTask) else picture
+        drawn = {
+            "picture": picture,
+            "truth": truth,
+            **{name: said[row].drawn(picture) for name, said in answers.items()},
+        }
+        for axes, (name, shown) in zip(grid[row], drawn.items(), strict=True):
+            axes.set_axis_off()
+            axes.imshow(shown)
+            if row == 0:
+                axes.set_title(name, fontsize=9)
     figure.savefig(path, dpi=130)

@@ -234,6 +234,9 @@ class Segmentation:
     def is_right(self, answer: Segments, target: Any) -> None:
         return None
 
+    def drawn(self, picture: Image.Image, target: np.ndarray) -> Image.Image:
+        return blended(picture, target, self.classes)
+
 
 def labelled(scores: Float[Tensor, "batch label row column"], size: tuple[int, ...]) -> Integer[Tensor, "batch _ _"]:
     """The class of the highest score at every pixel of images of this size."""

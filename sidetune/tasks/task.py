@@ -165,3 +165,12 @@ class Task(Protocol):
     def is_right(self, answer: Any, target: Any) -> bool | None:
         """None where that is no question."""
         ...
+
+
+@runtime_checkable
+class PlacedTask(Task, Protocol):
+    """A task whose answers are `Placed`."""
+
+    def drawn(self, picture: Image.Image, target: Any) -> Image.Image:
+        """A picture with its target (as `Samples.target` gives it) over it, as answers are drawn."""
+        ...

@@ -78,7 +78,7 @@ def test_a_head_reads_the_vector_that_the_method_suggests_and_has_a_row_for_each
     assert tap == method.readout(vit).tap == pooled("token")
     outputs = task.head(vit, method)(Features({tap: torch.zeros(2, 48)}))
     assert outputs.shape == (2, 3)
-    assert task.stand_in(5).tolist() == [0, 1, 2, 0, 1]
+    assert task.stand_in(5, (32, 32)).tolist() == [0, 1, 2, 0, 1]
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.5, 1.0), (0.1, 0.2, 0.3), (0.0, 0.0, 5.0)])

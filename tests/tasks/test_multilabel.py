@@ -78,7 +78,7 @@ def test_a_label_at_four_fifths_of_the_mean_is_not_far_below():
 
 
 def test_made_up_targets_have_each_label_and_lack_it():
-    targets = Multilabel(classes=SKY).stand_in(4)
+    targets = Multilabel(classes=SKY).stand_in(4, (32, 32))
     assert targets.shape == (4, 3) and set(targets.unique().tolist()) == {0, 1}
     assert ((0 < targets.mean(dim=0)) & (targets.mean(dim=0) < 1)).all()
 
