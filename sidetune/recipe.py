@@ -77,7 +77,7 @@ class Recipe:
     def deciding(self) -> dict[str, Any]:
         """The fields, but for the means, and for those that earlier versions did not have where they change nothing."""
         told = {name: value for name, value in asdict(self).items() if name != "means"}
-        return {name: value for name, value in told.items() if SINCE.get(name) != value}
+        return {name: value for name, value in told.items() if name not in SINCE or SINCE[name] != value}
 
     if not TYPE_CHECKING:
 

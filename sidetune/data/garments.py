@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
 
 from sidetune.data.samples import Samples, Splits
 
@@ -37,6 +36,8 @@ def scene(
     rng: np.random.Generator, garments: np.ndarray, labels: Sequence[int], size: int = SIZE
 ) -> tuple[np.ndarray, np.ndarray]:
     """A picture, (size, size) uint8, and the number of the class of every pixel, 0 being the ground."""
+    from PIL import Image  # the small device knows the names of data sets and makes none, so it needs no Pillow
+
     picture, classes = pattern(rng, size), np.zeros((size, size), np.int16)
     for chosen in rng.integers(len(garments), size=rng.integers(GARMENTS[0], GARMENTS[1] + 1)):
         side, angle = int(rng.integers(SIDES[0], SIDES[1] + 1)), float(rng.uniform(-30, 30))

@@ -65,7 +65,7 @@ def fit(
     choices, recipe = choices or Choices(), recipe or Recipe()
     asked = {**asdict(recipe.means), **recipe.deciding()}
     plain = {**asdict(Means()), **Recipe().deciding()}
-    if other := [name for name, value in asked.items() if name not in FOLLOWED and value != plain[name]]:
+    if other := [name for name, value in asked.items() if name not in FOLLOWED and value != plain.get(name)]:
         raise ValueError(f"the device does not follow {', '.join(other)} of a recipe")
     with FeatureFile(path) as file:
         header = file.header

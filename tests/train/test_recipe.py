@@ -31,7 +31,8 @@ def test_means_may_be_given_changed_and_read_as_fields_of_the_recipe():
 def test_what_decides_names_no_means():
     recipe = Recipe(micro_batch=8, seed=3)
     assert recipe.deciding() == Recipe(seed=3).deciding()
-    assert recipe.deciding().keys() == {f.name for f in dataclasses.fields(Recipe)} - {"means"}
+    assert recipe.deciding().keys() == {f.name for f in dataclasses.fields(Recipe)} - {"means", *SINCE}
+    assert Recipe(head_rate=2.0).deciding() == {**Recipe().deciding(), "head_rate": 2.0}
     assert not recipe.deciding().keys() & set(MEANS)
 
 
