@@ -9,10 +9,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from sidetune.data.cutboxes import target_of
 from sidetune.data.dataset import Prepared, dataset_of, show_of
+from sidetune.data.objects import Objects
 from sidetune.data.samples import Samples
 from sidetune.data.sources import read_scored, read_training
 from sidetune.errors import DataError
@@ -62,7 +65,8 @@ def as_dataset(data: Data, model: AdaptedModel, *, training: bool) -> Dataset[An
 
 
 class Targets(Sequence[Any]):
-    """The targets of a data set, found when they are first looked at, without opening an image where that can be."""
+    """The targets of a data set, found when they are first looked at, without opening an image where that can be; boxes
+    as of the whole picture."""
 
     def __init__(self, data: Dataset[Any]) -> None:
         self.data = data
@@ -73,7 +77,7 @@ class Targets(Sequence[Any]):
         for holder, name in product((data, getattr(data, "samples", None), getattr(data, "pictures", None)), NAMES):
             found = getattr(holder, name, None)
             if found is not None and not callable(found) and len(found) == len(sized(data)):
-                return found
+                return shown_whole(found)
         return [data[i][1] for i in range(len(data))]
 
     def __len__(self) -> int:
@@ -81,6 +85,12 @@ class Targets(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.all[index]
+
+
+def shown_whole(targets: Sequence[Any]) -> Sequence[Any]:
+    if len(targets) and isinstance(targets[0], Objects):
+        return [torch.from_numpy(target_of(objects)) for objects in targets]
+    return targets
 
 
 def is_unnamed(model: AdaptedModel) -> bool:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 Kind = Literal["classification", "multilabel", "regression", "segmentation", "detection", "instances"]
 PLACED = ("segmentation", "detection", "instances")
 """Kinds whose targets say something of places in a picture."""
+NO_INSTANCES = (
+    "masks of single objects (instances) cannot be learned yet; --task detection (in Python: task='detection') takes "
+    "the boxes of the same folder"
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,13 +71,13 @@ class Samples:
         return list(self.labels) if self.coding is not None else []
 
     def fingerprint(self) -> str:
-        """A digest that changes when images or masks do: of pixels, or of paths with size and time of change."""
+        """A digest that changes when images, masks or boxes do: of pixels, or of paths with size and time of change."""
         digest = hashlib.sha256()
         is_array = isinstance(self.images, np.ndarray)
         if is_array:
             digest.update(np.ascontiguousarray(self.images).data)
-        for mask in (label for label in self.labels if isinstance(label, np.ndarray)):
-            digest.update(np.ascontiguousarray(mask).data)
+        for label in self.labels if self.task in PLACED and self.coding is None else ():
+            digest.update(json.dumps(described(label)).encode())
         for path in (*(() if is_array else self.images), *self.files()):
             about = path.stat()
             digest.update(f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())

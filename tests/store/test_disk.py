@@ -21,7 +21,7 @@ from sidetune.seam.taps import Need, block_input, block_output
 from sidetune.store import disk
 from sidetune.store.codec import decode, encode
 from sidetune.store.disk import Origin, fill
-from sidetune.store.memory import collate
+from sidetune.store.memory import as_they_are
 from sidetune.train.loop import fit
 
 NEED = Need({block_input(1), block_input(2), block_output(2)})
@@ -282,7 +282,7 @@ def test_what_cannot_be_stored_is_refused_with_what_to_do(vit, samples, tmp_path
 def test_a_store_can_be_read_by_worker_processes(tmp_path):
     store = made(tmp_path)
     store[0]
-    loader = torch.utils.data.DataLoader(store, batch_size=5, num_workers=1, collate_fn=collate)
+    loader = torch.utils.data.DataLoader(store, batch_size=5, num_workers=1, collate_fn=as_they_are)
     assert [labels.tolist() for _, labels in loader] == [[0, 1, 2, 0, 1], [2, 0, 1, 2, 0]]
 
 
