@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +27,10 @@ NO_INSTANCES = (
     "masks of single objects (instances) cannot be learned yet; --task detection (in Python: task='detection') takes "
     "the boxes of the same folder"
 )
+
+
+WHOLE = ""
+"""The part of a data set without parts."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,6 +153,26 @@ class Splits:
         """The parts that exist: train, val, test."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: samples for name, samples in parts.items() if samples is not None}
+
+
+def split_up(name: str, parts: Mapping[str, Samples], *, val: float, test: float, seed: int) -> Splits:
+    """A set without parts split by these shares; beside training images, missing validation images are split off these
+    and a missing test stays missing. Raises DataError where there are parts and no train."""
+    if WHOLE in parts:
+        rest, tested = split(parts[WHOLE], test, seed)
+        train, validated = split(rest, val / (1 - test), seed)
+        return Splits(name=name, train=train, val=some(validated), test=some(tested))
+    if "train" not in parts:
+        raise DataError(f"{name} has {', '.join(parts)} and no train")
+    train, given = parts["train"], parts.get("val")
+    if given is None:
+        train, off = split(train, val, seed)
+        given = some(off)
+    return Splits(name=name, train=train, val=given, test=parts.get("test"))
+
+
+def some(samples: Samples) -> Samples | None:
+    return samples if len(samples) else None
 
 
 def split(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:
