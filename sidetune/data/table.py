@@ -77,6 +77,8 @@ def read_table(
 ) -> Samples:
     table = read_rows(path)
     task = task or kind_of(table)
+    if task not in READERS:
+        raise DataError(f"{path}: a table is for {', '.join(READERS)}, not for {task}")
     table, images = with_images(table, skip_missing)
     names, targets = READERS[task](table, classes)
     return Samples(images=images, labels=targets, classes=names, task=task)

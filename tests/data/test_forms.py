@@ -8,10 +8,13 @@ import pytest
 from annotated import SIZE, coco, dump, image, mark, thing, voc, write
 from PIL import Image
 
+from sidetune.cli.choices import Setup
+from sidetune.cli.data import source_of
 from sidetune.data.boxlayout import like_classes
 from sidetune.data.check import check_images
 from sidetune.data.forms import KNOWN, form_of
 from sidetune.data.sources import Source, read_data, read_scored, read_training
+from sidetune.data.table import read_table
 from sidetune.edge.images import read_items
 from sidetune.errors import DataError, DataWarning
 
@@ -175,9 +178,16 @@ def test_masks_of_objects_are_refused_in_words_and_their_boxes_taken(tmp_path):
     for read in (read_data, read_training):
         with pytest.raises(ValueError, match=r"instances.*cannot be learned yet; --task detection .*takes the boxes"):
             read(tmp_path, task="instances")
+    with pytest.raises(ValueError, match="instances.*--task detection"):
+        source_of(str(tmp_path), Setup(task="instances"))
     train = read_data(tmp_path).train
     assert train.task == "detection" and train.labels[0].outlines is None
     np.testing.assert_allclose(train.labels[0].boxes, [[6.4, 4.8, 32, 43.2]], rtol=1e-6)
+
+
+def test_a_table_of_boxes_is_refused_in_words(tmp_path):
+    with pytest.raises(DataError, match="a table is for classification, multilabel, regression, not for detection"):
+        read_table(table(tmp_path) / "labels.csv", "detection")
 
 
 def test_a_path_that_leads_nowhere_or_to_a_file_is_no_folder(tmp_path):
