@@ -45,8 +45,8 @@ def check_images(
     """Decode every image once, and every mask. Returns the samples that can be used and what was wrong with the others.
 
     Warns of pictures that are read in a way their owner may not expect: of many pages, of more than 8 bits. Raises
-    DataError naming the bad images, unless they are to be skipped; and if skipping them empties a class where
-    `all_classes` are needed, as in training.
+    DataError naming the bad images, unless they are to be skipped; and if skipping them empties a class, or
+    leaves no object, where `all_classes` are needed, as in training.
     """
     if isinstance(samples.images, np.ndarray):
         return samples, []
@@ -67,6 +67,8 @@ def check_images(
     if all_classes and samples.task == "classification" and (emptied := set(samples.labels) - set(good.labels)):
         names = ", ".join(samples.classes[label] for label in sorted(emptied))
         raise DataError(f"without its bad images a class is empty: {names}\n{summary(bad)}")
+    if all_classes and samples.task == "detection" and not any(map(len, good.labels)):
+        raise DataError(f"without its bad images no object is left\n{summary(bad)}")
     return good, bad
 
 

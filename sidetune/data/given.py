@@ -36,8 +36,8 @@ def objects_of(target: Any, size: tuple[int, int], num_classes: int | None = Non
     if not isinstance(target, Mapping) or not {"boxes", "labels"} <= target.keys():
         raise DataError(f"{EXPECTED}; got {shown(sorted(target) if isinstance(target, Mapping) else target)}")
     boxes = corners(target["boxes"]).clip(0, [*size, *size])
-    labels = np.asarray(target["labels"])
-    aside = np.asarray(target.get("iscrowd", np.zeros(len(labels)))).astype(bool)
+    labels = as_array(target["labels"])
+    aside = as_array(target.get("iscrowd", np.zeros(len(labels)))).astype(bool)
     if len(labels) and (labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= (num_classes or np.inf)):
         told = f"whole numbers from 0 to {num_classes - 1}" if num_classes else "whole numbers from 0"
         raise DataError(
@@ -55,7 +55,7 @@ def corners(given: Any) -> np.ndarray:
     """(object, 4), from tv_tensors of any format."""
     if isinstance(given, BoundingBoxes):
         given = convert_bounding_box_format(given, new_format=BoundingBoxFormat.XYXY)
-    boxes = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given, dtype=np.float64)
+    boxes = as_array(given).astype(np.float64)
     if boxes.size == 0:
         return boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -63,3 +63,7 @@ def corners(given: Any) -> np.ndarray:
     if boxes.max() <= 1:
         raise DataError(f"{EXPECTED}; these look like fractions of the picture: {boxes[0].tolist()}")
     return boxes
+
+
+def as_array(given: Any) -> np.ndarray:
+    return np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)

@@ -16,8 +16,7 @@ from sidetune.data import cutboxes, cutmasks
 from sidetune.data.cuts import Box, random_box, seen
 from sidetune.data.geometry import Geometry
 from sidetune.data.samples import Kind
-
-Size = tuple[int, int]
+from sidetune.data.turning import Size
 
 
 class Places(Protocol):

@@ -322,9 +322,21 @@ def test_a_damaged_picture_is_left_to_the_check_of_all_images(tmp_path):
     (tmp_path / "images/2.jpg").write_bytes(b"no picture")
     with pytest.raises(DataError, match="2.jpg cannot be read"):
         read_data(tmp_path)
-    samples = [check_images(part, skip_bad=True) for part in read_data(tmp_path, skip_bad=True).parts().values()]
+    parts = read_data(tmp_path, skip_bad=True).parts().values()
+    samples = [check_images(part, skip_bad=True, all_classes=False) for part in parts]
     assert sum(len(good) for good, _ in samples) == 4 and sum(len(bad) for _, bad in samples) == 1
     assert all(len(objects) == 1 for good, _ in samples for objects in good.labels)
+
+
+def test_bad_images_are_not_left_out_where_no_object_would_be_left(tmp_path):
+    for i in range(3):
+        picture(tmp_path / f"images/{i}.jpg")
+    write(tmp_path / "labels/0.txt", ROW)
+    samples, _ = read_training(tmp_path)
+    (tmp_path / "images/0.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="without its bad images no object is left\n1 image .*\n.*0.jpg"):
+        check_images(samples, skip_bad=True)
+    assert len(check_images(samples, skip_bad=True, all_classes=False)[0]) == 2
 
 
 def test_annotations_are_described_as_json(tmp_path):
