@@ -10,7 +10,7 @@ from sidetune.cli.choices import Setup
 from sidetune.cli.progress import ERR, Lines
 from sidetune.data.check import check_images, summary
 from sidetune.data.names import named
-from sidetune.data.samples import NO_INSTANCES, Samples, Splits
+from sidetune.data.samples import Samples, Splits
 from sidetune.data.sources import Source, placed
 from sidetune.errors import DataWarning
 from sidetune.tasks import find_task
@@ -18,8 +18,6 @@ from sidetune.tasks import find_task
 
 def source_of(name: str, setup: Setup, *, skip_bad: bool = False) -> Source:
     """A data set as a setup has it read."""
-    if setup.task == "instances":
-        raise ValueError(NO_INSTANCES)
     return Source(
         name=placed(name),
         tune=setup.tune,

@@ -14,6 +14,7 @@ import numpy as np
 
 from sidetune.data.images import read_image
 from sidetune.data.names import named
+from sidetune.data.objects import Objects
 from sidetune.data.reading import Levels
 from sidetune.data.samples import Samples
 from sidetune.errors import DataError, DataWarning
@@ -75,9 +76,12 @@ def check_images(
 def look_at(samples: Samples, index: int) -> Checked:
     try:
         read = read_image(samples.images[index], samples.reading)
-        samples.target(index)
+        target = samples.target(index)
     except DataError as e:
         return Checked(complaint=str(e))
+    if isinstance(target, Objects) and target.size != (read.picture.height, read.picture.width):
+        own, told = (f"{width} x {height}" for height, width in (read.picture.size[::-1], target.size))
+        return Checked(complaint=f"{samples.images[index]} has {own} pixels, the picture of its boxes {told}")
     is_flat = False
     if read.extent is not None and read.extent[0] < read.extent[1]:
         is_flat = bool(np.count_nonzero(read.picture.getchannel(0).histogram()) < FLAT)

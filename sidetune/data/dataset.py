@@ -26,8 +26,11 @@ class Prepared(Dataset[Any]):
     """A torch data set of (PIL picture, target) with a transform put behind it. Masks are PIL pictures or arrays of
     class numbers, 255 and -1 saying nothing; boxes are dicts as torchvision's detectors take them, see `given`."""
 
-    def __init__(self, pictures: Dataset[Any], transform: Show, *, is_random: bool) -> None:
+    def __init__(
+        self, pictures: Dataset[Any], transform: Show, *, is_random: bool, num_classes: int | None = None
+    ) -> None:
         self.pictures, self.transform, self.is_random = pictures, transform, is_random
+        self.num_classes = num_classes
         if hasattr(pictures, "classes"):
             self.classes = tuple(pictures.classes)
 
@@ -42,7 +45,7 @@ class Prepared(Dataset[Any]):
         if self.transform.kind == "segmentation":
             return self.transform(picture, mask_of(target))
         try:
-            objects = objects_of(target, picture.size, len(self.classes) if hasattr(self, "classes") else None)
+            objects = objects_of(target, picture.size, self.num_classes)
         except DataError as e:
             raise DataError(f"item {index} of the {type(self.pictures).__name__}: {e}") from None
         return self.transform(picture, objects)

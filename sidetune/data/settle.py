@@ -74,7 +74,7 @@ def view_of(page: Page, skip_bad: bool) -> View:
     """From a file's beginning. Where it is damaged, what the annotations say: the check of all images comes later."""
     from PIL import Image  # where folders are only listed, as on the small device, there may be no Pillow
 
-    from sidetune.data.images import orientation_of
+    from sidetune.data.images import allow, orientation_of, too_large
 
     try:
         with Image.open(page.image) as image:
@@ -85,11 +85,13 @@ def view_of(page: Page, skip_bad: bool) -> View:
         orientation = orientation if orientation in range(1, 9) else 1
         return View(stored=turned_size(upright, orientation), orientation=orientation)
     except Exception as e:  # decoders of damaged files raise nearly anything
-        if page.size is None and skip_bad:
+        if page.size is not None:
+            return View(stored=page.size)
+        if skip_bad:
             return UNREAD
-        if page.size is None:
-            raise DataError(f"{page.image} cannot be read: {printable(e) or type(e).__name__}") from None
-        return View(stored=page.size)
+        if isinstance(e, Image.DecompressionBombError):
+            raise too_large(printable(page.image), str(e), allow(None)) from None
+        raise DataError(f"{page.image} cannot be read: {printable(e) or type(e).__name__}") from None
 
 
 def check_units(pages: Sequence[Page], views: Sequence[View]) -> None:

@@ -50,6 +50,7 @@ def read_data(
     if not path.exists():
         raise DataError(f"no folder at {source}, and no data set of that name; known names: {', '.join(NAMED)}")
     form = form_of(path, task, layout)
+    permit(reading)
     if form == "table":
         splits = read_tables(path, task=task, classes=classes, val=VAL, test=TEST, seed=seed, skip_missing=skip_bad)
     elif form == "masks":
@@ -143,6 +144,7 @@ def read_scored(
     path, reading = Path(source), reading or Reading()
     form = None if is_named(source) else form_of(path, task, layout) if path.is_dir() else "folders"
     is_whole = not (split or part)
+    permit(reading)
     if form == "table" and is_one_table(path) and is_whole:
         return str(source), replace(read_table(path / TABLE, task, classes), reading=reading)
     if form == "masks":
@@ -178,6 +180,14 @@ def boxes_to_score(path: Path, classes: tuple[str, ...], part: str | None, split
         parts = split_up(name_of(path), parts, val=VAL, test=TEST, seed=0).parts()
     warn_of_repeats(name_of(path), parts)
     return parts
+
+
+def permit(reading: Reading | None) -> None:
+    """Let pictures be as large as is asked for where annotations are held against them, before they are read."""
+    if reading is not None and reading.max_pixels is not None:
+        from sidetune.data.images import allow  # the small device has no Pillow, and asks for no size
+
+        allow(reading.max_pixels)
 
 
 def is_one_table(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """Pictures and the boxes of their objects are cut, enlarged and turned as one, and become batches and kept targets."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from sidetune.data.objects import Objects
 from sidetune.data.paired import Paired
 from sidetune.data.samples import Samples
 from sidetune.data.transforms import Transform, preset_for
-from sidetune.datasets import Targets
+from sidetune.datasets import Targets, as_dataset
 from sidetune.errors import DataError
 from sidetune.seam.features import Features
 from sidetune.seam.taps import Need, block_output
@@ -202,7 +203,8 @@ class Pictures(torch.utils.data.Dataset):
 
 
 def prepared(target):
-    return Prepared(Pictures(target), transform().pairs("detection", training=False), is_random=False)[0][1].tolist()
+    shown = transform().pairs("detection", training=False)
+    return Prepared(Pictures(target), shown, is_random=False, num_classes=2)[0][1].tolist()
 
 
 def test_torchvisions_targets_are_taken_in_any_of_its_forms():
@@ -236,6 +238,40 @@ def test_torchvisions_targets_are_taken_in_any_of_its_forms():
 def test_what_is_no_target_of_boxes_is_refused_with_its_place(target, match):
     with pytest.raises(DataError, match=match):
         prepared(target)
+
+
+class Items(torch.utils.data.Dataset):
+    """(image, target) with the targets as torchvision's own data sets list them."""
+
+    def __init__(self, *items):
+        self.items, self.targets = items, [target for _, target in items]
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+def model(classes=("bolt", "nut")):
+    return SimpleNamespace(transform=transform(), task=SimpleNamespace(targets="detection", classes=classes))
+
+
+def test_torch_data_sets_of_pictures_become_rows_whatever_they_list_themselves():
+    items = [(Image.new("RGB", (60, 40)), {"boxes": [[0, 0, 30, 20]], "labels": [label]}) for label in (1, 2)]
+    data = as_dataset(Items(items[0]), model(), training=True)
+    assert torch.equal(Targets(data)[0], data[0][1]) and data[0][1].tolist() == [[0, 0, 0.5, 0.5, 1, 0]]
+    with pytest.raises(DataError, match=r"item 1 of the Items: .*from 0 to 1 .*got \[2\]"):
+        as_dataset(Items(*items), model(), training=True)[1]
+
+
+def test_torch_data_sets_of_tensors_have_rows_or_are_refused():
+    image, rows = torch.zeros(3, 24, 24), torch.tensor([[0, 0, 0.5, 0.5, 1, 0]])
+    data = Items((image, rows))
+    assert as_dataset(data, model(), training=False) is data
+    for target in ({"boxes": rows[:, :4], "labels": rows[:, 4]}, rows.long(), rows[:, :5], 3):
+        with pytest.raises(DataError, match=r"rows of a float32 tensor \(object, 6\).*; got "):
+            as_dataset(Items((image, target)), model(), training=False)
 
 
 def compute(images):

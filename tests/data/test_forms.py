@@ -8,11 +8,10 @@ import pytest
 from annotated import SIZE, coco, dump, image, mark, thing, voc, write
 from PIL import Image
 
-from sidetune.cli.choices import Setup
-from sidetune.cli.data import source_of
 from sidetune.data.boxlayout import like_classes
 from sidetune.data.check import check_images
 from sidetune.data.forms import KNOWN, form_of
+from sidetune.data.reading import Reading
 from sidetune.data.sources import Source, read_data, read_scored, read_training
 from sidetune.data.table import read_table
 from sidetune.edge.images import read_items
@@ -178,8 +177,6 @@ def test_masks_of_objects_are_refused_in_words_and_their_boxes_taken(tmp_path):
     for read in (read_data, read_training):
         with pytest.raises(ValueError, match=r"instances.*cannot be learned yet; --task detection .*takes the boxes"):
             read(tmp_path, task="instances")
-    with pytest.raises(ValueError, match="instances.*--task detection"):
-        source_of(str(tmp_path), Setup(task="instances"))
     train = read_data(tmp_path).train
     assert train.task == "detection" and train.labels[0].outlines is None
     np.testing.assert_allclose(train.labels[0].boxes, [[6.4, 4.8, 32, 43.2]], rtol=1e-6)
@@ -337,6 +334,27 @@ def test_bad_images_are_not_left_out_where_no_object_would_be_left(tmp_path):
     with pytest.raises(DataError, match="without its bad images no object is left\n1 image .*\n.*0.jpg"):
         check_images(samples, skip_bad=True)
     assert len(check_images(samples, skip_bad=True, all_classes=False)[0]) == 2
+
+
+def test_a_picture_of_another_size_than_its_boxes_were_held_against_is_bad(tmp_path):
+    train = read_data(yolo(tmp_path, 3)).final().train
+    Image.new("RGB", (30, 20)).save(train.images[0])
+    with pytest.raises(DataError, match=r"has 30 x 20 pixels, the picture of its boxes 64 x 48"):
+        check_images(train)
+    assert len(check_images(train, skip_bad=True)[0]) == 1
+
+
+def test_large_pictures_are_read_as_the_reading_allows(tmp_path, monkeypatch):
+    yolo(tmp_path, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for read in (read_data, read_training):
+        with pytest.raises(DataError, match="too many pixels.*max_pixels allows more"):
+            read(tmp_path)
+    with pytest.raises(DataError, match="max_pixels"):
+        read_scored(tmp_path, ("0",), task="detection")
+    large = Reading(max_pixels=SIZE[0] * SIZE[1])
+    for samples in (read_data(tmp_path, reading=large).train, read_scored(tmp_path, ("0",), reading=large)[1]):
+        assert samples.image(0).size == SIZE and len(samples.labels[0]) == 1
 
 
 def test_annotations_are_described_as_json(tmp_path):
