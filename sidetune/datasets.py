@@ -9,18 +9,27 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from sidetune.data.boxrows import are_rows
+from sidetune.data.cutboxes import target_of
 from sidetune.data.dataset import Prepared, dataset_of, show_of
+from sidetune.data.objects import Objects
+from sidetune.data.paired import Paired
 from sidetune.data.samples import Samples
 from sidetune.data.sources import read_scored, read_training
-from sidetune.errors import DataError
+from sidetune.errors import DataError, shown
 from sidetune.model import AdaptedModel
 
 Data = str | Path | Samples | Dataset[Any]
 NAMES = ("labels", "targets")
 """What data sets, torchvision's and ours, call the targets of all their images."""
+ROWS = (
+    "beside tensors of images, boxes are expected as rows of a float32 tensor (object, 6): x1, y1, x2, y2 in 0..1 of "
+    "the image's width and height, class, 1 if kept aside; beside PIL pictures, as {'boxes': ..., 'labels': ...}"
+)
 
 
 def as_dataset(data: Data, model: AdaptedModel, *, training: bool) -> Dataset[Any]:
@@ -44,10 +53,14 @@ def as_dataset(data: Data, model: AdaptedModel, *, training: bool) -> Dataset[An
         data = dataset_of(data, model.transform, training=training)
     if len(sized(data)) == 0:
         raise DataError("the data set is empty")
-    if isinstance(data[0][0], Image.Image):
-        show = show_of(model.transform, model.task.targets, training=training)
-        data = Prepared(data, show, is_random=training and model.transform.is_random)
-    kind, own = getattr(getattr(data, "samples", None), "task", None), model.task.targets
+    own, first = model.task.targets, data[0]
+    if isinstance(first[0], Image.Image):
+        show = show_of(model.transform, own, training=training)
+        is_random = training and model.transform.is_random
+        data = Prepared(data, show, is_random=is_random, num_classes=len(model.task.classes))
+    elif own == "detection" and not are_rows(first[1]):
+        raise DataError(f"{ROWS}; got {shown(first[1])}")
+    kind = getattr(getattr(data, "samples", None), "task", None)
     if kind not in (None, own):
         raise DataError(f"the data is for {kind}, but the model was made for {own}; give adapt(task=...) another")
     classes = tuple(getattr(data, "classes", model.task.classes))
@@ -62,7 +75,8 @@ def as_dataset(data: Data, model: AdaptedModel, *, training: bool) -> Dataset[An
 
 
 class Targets(Sequence[Any]):
-    """The targets of a data set, found when they are first looked at, without opening an image where that can be."""
+    """The targets of a data set, found when they are first looked at, without opening an image where that can be; boxes
+    as of the whole picture."""
 
     def __init__(self, data: Dataset[Any]) -> None:
         self.data = data
@@ -70,10 +84,11 @@ class Targets(Sequence[Any]):
     @cached_property
     def all(self) -> Sequence[Any]:
         data: Any = self.data
-        for holder, name in product((data, getattr(data, "samples", None), getattr(data, "pictures", None)), NAMES):
+        of_pictures = None if isinstance(getattr(data, "transform", None), Paired) else getattr(data, "pictures", None)
+        for holder, name in product((data, getattr(data, "samples", None), of_pictures), NAMES):
             found = getattr(holder, name, None)
             if found is not None and not callable(found) and len(found) == len(sized(data)):
-                return found
+                return shown_whole(found)
         return [data[i][1] for i in range(len(data))]
 
     def __len__(self) -> int:
@@ -81,6 +96,12 @@ class Targets(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         return self.all[index]
+
+
+def shown_whole(targets: Sequence[Any]) -> Sequence[Any]:
+    if len(targets) and isinstance(targets[0], Objects):
+        return [torch.from_numpy(target_of(objects)) for objects in targets]
+    return targets
 
 
 def is_unnamed(model: AdaptedModel) -> bool:

@@ -26,7 +26,7 @@ TaskName = Annotated[
     str | None,
     typer.Option(
         "--task",
-        help="classification, multilabel or regression, where a table (labels.csv) leaves it open.",
+        help="classification, multilabel, regression, segmentation or detection, where the images leave it open.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]

@@ -14,6 +14,7 @@ import numpy as np
 
 from sidetune.data.images import read_image
 from sidetune.data.names import named
+from sidetune.data.objects import Objects
 from sidetune.data.reading import Levels
 from sidetune.data.samples import Samples
 from sidetune.errors import DataError, DataWarning
@@ -45,8 +46,8 @@ def check_images(
     """Decode every image once, and every mask. Returns the samples that can be used and what was wrong with the others.
 
     Warns of pictures that are read in a way their owner may not expect: of many pages, of more than 8 bits. Raises
-    DataError naming the bad images, unless they are to be skipped; and if skipping them empties a class where
-    `all_classes` are needed, as in training.
+    DataError naming the bad images, unless they are to be skipped; and if skipping them empties a class, or
+    leaves no object, where `all_classes` are needed, as in training.
     """
     if isinstance(samples.images, np.ndarray):
         return samples, []
@@ -67,15 +68,20 @@ def check_images(
     if all_classes and samples.task == "classification" and (emptied := set(samples.labels) - set(good.labels)):
         names = ", ".join(samples.classes[label] for label in sorted(emptied))
         raise DataError(f"without its bad images a class is empty: {names}\n{summary(bad)}")
+    if all_classes and samples.task == "detection" and not any(map(len, good.labels)):
+        raise DataError(f"without its bad images no object is left\n{summary(bad)}")
     return good, bad
 
 
 def look_at(samples: Samples, index: int) -> Checked:
     try:
         read = read_image(samples.images[index], samples.reading)
-        samples.target(index)
+        target = samples.target(index)
     except DataError as e:
         return Checked(complaint=str(e))
+    if isinstance(target, Objects) and target.size != (read.picture.height, read.picture.width):
+        own, told = (f"{width} x {height}" for height, width in (read.picture.size[::-1], target.size))
+        return Checked(complaint=f"{samples.images[index]} has {own} pixels, the picture of its boxes {told}")
     is_flat = False
     if read.extent is not None and read.extent[0] < read.extent[1]:
         is_flat = bool(np.count_nonzero(read.picture.getchannel(0).histogram()) < FLAT)

@@ -15,9 +15,10 @@ import numpy as np
 
 from sidetune.data.album import Album, below, part_named
 from sidetune.data.foreign import looks_like_coco, tool_of
-from sidetune.data.marks import WHOLE, Found, Mark, Notes, Page, once, trimmed
+from sidetune.data.marks import Found, Mark, Notes, Page, once, trimmed
 from sidetune.data.names import named, printable
 from sidetune.data.outlines import Box, Outline, Polygons, Runs, polygons_of, unpacked
+from sidetune.data.samples import WHOLE
 from sidetune.data.turning import Size
 from sidetune.errors import DataError, shown
 
@@ -189,7 +190,7 @@ def pages_of(
         pages[image] = page
     if missing:
         told = f"{len(missing):,} of {len(sheet.images):,} pictures that are not under {album.root}: {named(missing)}"
-        raise DataError(f"{sheet.path} lists {told}; add them, or take them out of the file")
+        notes.missing(f"{sheet.path} lists {told}", "add them, or take them out of the file")
     once(found)
     return list(pages.values())
 

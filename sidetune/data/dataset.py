@@ -5,30 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from sidetune.data.masks import IGNORED
+from sidetune.data.boxrows import are_rows, padded
+from sidetune.data.given import mask_of, objects_of
 from sidetune.data.paired import Paired
 from sidetune.data.pixels import to_rgb
-from sidetune.data.samples import PLACED, Kind, Samples
+from sidetune.data.samples import NO_INSTANCES, PLACED, Kind, Samples
 from sidetune.data.transforms import Transform
+from sidetune.errors import DataError
 
 Show = Callable[[Image.Image], Tensor] | Paired
-"""How pictures become images, with their masks or without."""
-UNSAID = 255
-"""What masks of public data sets have at the edges of objects."""
+"""How pictures become images, alone or with their masks or boxes."""
 
 
 class Prepared(Dataset[Any]):
     """A torch data set of (PIL picture, target) with a transform put behind it. Masks are PIL pictures or arrays of
-    class numbers, 255 and -1 saying nothing."""
+    class numbers, 255 and -1 saying nothing; boxes are dicts as torchvision's detectors take them, see `given`."""
 
-    def __init__(self, pictures: Dataset[Any], transform: Show, *, is_random: bool) -> None:
+    def __init__(
+        self, pictures: Dataset[Any], transform: Show, *, is_random: bool, num_classes: int | None = None
+    ) -> None:
         self.pictures, self.transform, self.is_random = pictures, transform, is_random
+        self.num_classes = num_classes
         if hasattr(pictures, "classes"):
             self.classes = tuple(pictures.classes)
 
@@ -37,10 +39,16 @@ class Prepared(Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         picture, target = self.pictures[index]
-        if isinstance(self.transform, Paired):
-            mask = np.asarray(target).astype(np.int64)
-            return self.transform(to_rgb(picture), np.where(mask == UNSAID, IGNORED, mask))
-        return self.transform(to_rgb(picture)), target
+        picture = to_rgb(picture)
+        if not isinstance(self.transform, Paired):
+            return self.transform(picture), target
+        if self.transform.kind == "segmentation":
+            return self.transform(picture, mask_of(target))
+        try:
+            objects = objects_of(target, picture.size, self.num_classes)
+        except DataError as e:
+            raise DataError(f"item {index} of the {type(self.pictures).__name__}: {e}") from None
+        return self.transform(picture, objects)
 
 
 class ImageDataset(Dataset[Any]):
@@ -68,19 +76,27 @@ def dataset_of(samples: Samples, transform: Transform, *, training: bool) -> Ima
 
 def show_of(transform: Transform, kind: Kind, *, training: bool) -> Show:
     """How a transform shows pictures with targets of a kind."""
+    if kind == "instances":
+        raise ValueError(NO_INSTANCES)
     if kind in PLACED:
-        return transform.pairs(training=training)
+        return transform.pairs(kind, training=training)
     return transform.training() if training else transform.evaluation()
 
 
 def collate(examples: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
-    """A batch of (image, target): targets of one shape as a tensor, those of several as a list."""
+    """A batch of (image, target): targets as `together` has them."""
     images, targets = zip(*examples, strict=True)
     return default_collate(list(images)), together(targets)
 
 
 def together(targets: Sequence[Any]) -> Any:
-    """Targets of a batch: a tensor, or a list where their shapes differ."""
-    if all(isinstance(t, Tensor) for t in targets) and len({t.shape for t in targets}) > 1:
-        return list(targets)
+    """Targets of a batch: a tensor; of boxes one that is filled up to the most of a picture; a list where shapes
+    differ otherwise."""
+    if not are_alike(targets):
+        return padded(targets) if all(map(are_rows, targets)) else list(targets)
     return default_collate(list(targets))
+
+
+def are_alike(targets: Sequence[Any]) -> bool:
+    """Whether they fit in one tensor as they are."""
+    return not all(isinstance(t, Tensor) for t in targets) or len({t.shape for t in targets}) == 1

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sidetune.data.album import Album, below, part_named
+from sidetune.data.album import Album, below
 from sidetune.data.coco import is_coco, read_coco
-from sidetune.data.files import entries_of, folders_in, kind_of, readable, tell
-from sidetune.data.folders import existing, some
-from sidetune.data.foreign import looks_like_coco, tool_of
-from sidetune.data.marks import WHOLE, Found, Notes, Page
+from sidetune.data.files import tell
+from sidetune.data.folders import existing
+from sidetune.data.foreign import tool_of
+from sidetune.data.marks import Found, Notes, Page
 from sidetune.data.names import named, numbered, printable
 from sidetune.data.objects import Objects
-from sidetune.data.samples import Kind, Samples, Splits, split
+from sidetune.data.samples import WHOLE, Kind, Samples, Splits, split_up
 from sidetune.data.settle import settled
-from sidetune.data.voc import is_annotation, is_voc, read_voc
-from sidetune.data.yolo import holds_rows, is_yolo, read_yolo
-from sidetune.data.yoloset import NAME_FILES, looks_like_config
+from sidetune.data.voc import is_voc, read_voc
+from sidetune.data.yolo import is_yolo, read_yolo
 from sidetune.errors import DataError
 
 FORMATS: Mapping[str, tuple[Callable[[Album], bool], Callable[..., Found]]] = {
@@ -28,52 +27,10 @@ FORMATS: Mapping[str, tuple[Callable[[Album], bool], Callable[..., Found]]] = {
     "YOLO's texts": (is_yolo, read_yolo),
 }
 """Each with how it is known and how it is read; the first that a folder is in counts."""
-LABELS = frozenset({"labels", "label"})
-HOLDERS = LABELS | {"annotations", "images", "xmls", "obj_train_data", "data", "jpegimages"}
-"""Folders, in lower case, in which annotations are looked for beside parts."""
-DEEPEST = 4
 ALL_ASIDE = (
     "every object is marked as crowd or difficult; taken literally nothing would be left to learn, so that all are "
     "read as objects (CVAT marks all masks as crowds that it writes as run lengths)"
 )
-
-
-def has_objects(root: Path) -> bool:
-    """Whether a folder holds annotations of objects, by the names of folders and files and the beginnings of some."""
-    return any(map(tells, holders(root)))
-
-
-def holders(folder: Path, depth: int = 0, of_labels: bool = False) -> Iterator[Path]:
-    """A folder and those below it in which annotations may lie."""
-    yield folder
-    of_labels = of_labels or (depth > 0 and folder.name.casefold() in LABELS)
-    for inner in folders_in(folder) if depth < DEEPEST else ():
-        name = inner.name.casefold()
-        if of_labels or name in HOLDERS or part_named(name) or name.startswith("voc"):
-            yield from holders(inner, depth + 1, of_labels)
-
-
-def tells(folder: Path) -> bool:
-    """Whether one of the files in a folder is of annotations of objects; of each kind the first few are looked at."""
-    files = [Path(entry.path) for entry in entries_of(folder) if kind_of(entry) == "file"]
-    by_suffix = defaultdict(list)
-    for path in files:
-        by_suffix[path.suffix.lower()].append(path)
-    stems = {path.stem for path in files if path.suffix.lower() in readable()}
-    return (
-        any(path.name.casefold() in NAME_FILES[1:] for path in files)
-        or any(looks_like_coco(path) or tool_of(path) for path in by_suffix[".json"][:20])
-        or any(is_annotation(path) for path in by_suffix[".xml"][:20])
-        or any(looks_like_config(path) for path in (*by_suffix[".yaml"], *by_suffix[".yml"]))
-        or any(is_text(path, stems) for path in by_suffix[".txt"][:200])
-    )
-
-
-def is_text(path: Path, stems: set[str]) -> bool:
-    """Whether a text could be YOLO's: in a folder of labels by a row, elsewhere by one beside an image of its name."""
-    if LABELS & {name.casefold() for name in path.parent.parts[-DEEPEST:]}:
-        return holds_rows(path, least=2)
-    return path.stem in stems and holds_rows(path)
 
 
 def read_objects(
@@ -84,20 +41,30 @@ def read_objects(
     seed: int = 0,
     classes: tuple[str, ...] | None = None,
     masks: bool = False,
+    skip_bad: bool = False,
 ) -> Splits:
-    """The parts of a folder of annotated pictures; without parts it is split as a table's images are.
+    """`read_parts`; without parts a set is split as a table's images are."""
+    parts = read_parts(root, classes, masks=masks, skip_bad=skip_bad)
+    return split_up(printable(Path(root).resolve().name), parts, val=val, test=test, seed=seed)
 
-    With `masks` objects have outlines. With `classes` given (a trained model's) their names decide the numbers. Warns
-    of what is cut, dropped, guessed or left out; raises DataError with the file and the line, or the id, for what
-    contradicts itself, and where nothing would be left to learn.
+
+def read_parts(
+    root: str | Path, classes: tuple[str, ...] | None = None, *, masks: bool = False, skip_bad: bool = False
+) -> dict[str, Samples]:
+    """The parts of a folder of annotated pictures, or all of it under `WHOLE`.
+
+    With `masks` objects have outlines. With `classes` given (a trained model's) their names decide the numbers, and
+    there may be no training images. `skip_bad` leaves out pictures that are named and not there. Warns of what is cut,
+    dropped, guessed or left out; raises DataError with the file and the line, or the id, for what contradicts itself,
+    and where nothing would be left to learn.
     """
     root = existing(root)
-    album, notes = Album.at(root), Notes()
+    album, notes = Album.at(root), Notes(skip_missing=skip_bad)
     found = without_test(with_wanted(reader_of(album)(album, masks=masks, notes=notes)))
-    check_parts(found, root, masks)
+    check_parts(found, root, masks, needs_train=classes is None)
     names = classes or found.names or names_in(found.pages)
     check_names(found, names, root)
-    objects = settled(found.pages, numbered(names), masks=masks, notes=notes)
+    objects = settled(found.pages, numbered(names), masks=masks, notes=notes, skip_bad=skip_bad)
     task: Kind = "instances" if masks else "detection"
     parts = {
         part: Samples(images=[page.image for page in pages], labels=objects[part], classes=names, task=task)
@@ -106,7 +73,7 @@ def read_objects(
     said = [*found.sayings, *notes.told(), *unlisted(album, found), *shared_by(parts), *alike(names)]
     check_filled(objects, said, root)
     tell(root, said)
-    return split_up(printable(root.resolve().name), parts, val, test, seed)
+    return parts
 
 
 def reader_of(album: Album) -> Callable[..., Found]:
@@ -145,10 +112,10 @@ def without_test(found: Found) -> Found:
     )
 
 
-def check_parts(found: Found, root: Path, masks: bool) -> None:
+def check_parts(found: Found, root: Path, masks: bool, *, needs_train: bool) -> None:
     if not found.pages or not any(found.pages.values()):
         raise DataError(f"{root}: no picture is annotated")
-    if WHOLE not in found.pages and not found.pages.get("train"):
+    if needs_train and WHOLE not in found.pages and not found.pages.get("train"):
         raise DataError(f"{root} has annotations of {named([*found.pages])} and none of train")
     marks = [mark for pages in found.pages.values() for page in pages for mark in page.marks]
     if masks and marks and not any(mark.outline for mark in marks):
@@ -210,15 +177,3 @@ def alike(names: Sequence[str]) -> list[str]:
         groups[name.casefold()].append(name)
     pairs = [" and ".join(group) for group in groups.values() if len(group) > 1]
     return [f"classes whose names differ only by capitals stay apart: {named(pairs)}"] if pairs else []
-
-
-def split_up(name: str, parts: Mapping[str, Samples], val: float, test: float, seed: int) -> Splits:
-    if WHOLE in parts:
-        rest, tested = split(parts[WHOLE], test, seed)
-        train, validated = split(rest, val / (1 - test), seed)
-        return Splits(name=name, train=train, val=some(validated), test=some(tested))
-    train, given = parts["train"], parts.get("val")
-    if given is None:
-        train, off = split(train, val, seed)
-        given = some(off)
-    return Splits(name=name, train=train, val=given, test=parts.get("test"))

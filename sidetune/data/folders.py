@@ -14,7 +14,7 @@ import numpy as np
 from sidetune.data.files import HEIF, UNREAD, Finder, folders_in, images_in, tell
 from sidetune.data.layout import Layout, check_level, parts_of
 from sidetune.data.names import class_name, named, numbered, printable
-from sidetune.data.samples import Samples, Splits, split_off
+from sidetune.data.samples import Samples, Splits, some, split_off
 from sidetune.errors import DataError
 
 VAL, TEST = 0.1, 0.2
@@ -132,10 +132,6 @@ def scored(root: Path, found: Found, classes: tuple[str, ...]) -> Samples | None
         tell(root, [f"its {num_images:,} images have no labels ({why}); {hint}"])
         return None
     return labelled(root, found, classes)
-
-
-def some(samples: Samples) -> Samples | None:
-    return samples if len(samples) else None
 
 
 def lonely(train: Samples, val: Samples) -> list[str]:

@@ -1,5 +1,5 @@
 """Scenes of garments: pictures of Fashion-MNIST, enlarged, turned and laid over one another on woven patterns, with the
-class of every pixel. Those of a part's scenes are that part's garments."""
+class of every pixel or the box of every garment. Those of a part's scenes are that part's garments."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sidetune.data.objects import Objects
 from sidetune.data.samples import Samples, Splits
 
 SIZE = 112
@@ -18,6 +19,8 @@ SIDES = (50, 90)
 """Pixels of a garment's square, at least and at most."""
 LIT = 12
 """A garment's pixels are brighter than this; its picture is black around it."""
+SEEN = 0.25
+"""The share of a garment's pixels below which what others leave to be seen of it is kept aside."""
 BACKGROUND = "background"
 
 
@@ -33,12 +36,13 @@ def pattern(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def scene(
-    rng: np.random.Generator, garments: np.ndarray, labels: Sequence[int], size: int = SIZE
-) -> tuple[np.ndarray, np.ndarray]:
-    """A picture, (size, size) uint8, and the number of the class of every pixel, 0 being the ground."""
-    from PIL import Image  # the small device knows the names of data sets and makes none, so it needs no Pillow
+    rng: np.random.Generator, garments: np.ndarray, size: int = SIZE
+) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
+    """A picture, (size, size) uint8; whose every pixel is, 0 being the ground and 1 the garment that was laid first;
+    and of every garment its number and its pixels before others covered it."""
+    from PIL import Image  # names are told without drawing
 
-    picture, classes = pattern(rng, size), np.zeros((size, size), np.int16)
+    picture, owners, laid = pattern(rng, size), np.zeros((size, size), np.int16), []
     for chosen in rng.integers(len(garments), size=rng.integers(GARMENTS[0], GARMENTS[1] + 1)):
         side, angle = int(rng.integers(SIDES[0], SIDES[1] + 1)), float(rng.uniform(-30, 30))
         garment = Image.fromarray(garments[chosen]).resize((side, side), Image.Resampling.BICUBIC)
@@ -47,22 +51,51 @@ def scene(
         here = np.s_[top : top + side, left : left + side]
         lit = pixels > LIT
         picture[here][lit] = pixels[lit]
-        classes[here][lit] = labels[chosen] + 1
-    return np.round(picture).astype(np.uint8), classes
+        laid.append((int(chosen), int(lit.sum())))
+        owners[here][lit] = len(laid)
+    return np.round(picture).astype(np.uint8), owners, laid
 
 
-def scenes(garments: Samples, count: int, seed: int, size: int = SIZE) -> Samples:
-    """So many scenes of these garments; the same seed makes the same."""
-    rng = np.random.default_rng(seed)
-    made = [scene(rng, np.asarray(garments.images), garments.labels, size) for _ in range(count)]
-    return Samples(
-        images=np.stack([picture for picture, _ in made]),
-        labels=[classes for _, classes in made],
-        classes=(BACKGROUND, *garments.classes),
-        task="segmentation",
+def mask_of(owners: np.ndarray, laid: Sequence[tuple[int, int]], labels: Sequence[int]) -> np.ndarray:
+    """The class of every pixel, 0 being the ground."""
+    return np.array([0, *(labels[chosen] + 1 for chosen, _ in laid)], np.int16)[owners]
+
+
+def objects_of(owners: np.ndarray, laid: Sequence[tuple[int, int]], labels: Sequence[int]) -> Objects:
+    """The box around what is seen of every garment; those that are nearly covered are aside."""
+    boxes, classes, aside = [], [], []
+    for number, (chosen, whole) in enumerate(laid, start=1):
+        down, across = np.nonzero(owners == number)
+        if len(down):
+            boxes.append((across.min(), down.min(), across.max() + 1, down.max() + 1))
+            classes.append(labels[chosen])
+            aside.append(len(down) < SEEN * whole)
+    return Objects(
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        labels=np.array(classes, np.int64),
+        aside=np.array(aside, bool),
+        outlines=None,
+        size=(owners.shape[0], owners.shape[1]),
     )
 
 
-def garment_splits(garments: Splits) -> Splits:
-    parts = {p: scenes(samples, SCENES[p], seed) for seed, (p, samples) in enumerate(garments.parts().items(), start=1)}
-    return Splits(name="garment-scenes", train=parts["train"], val=parts.get("val"), test=parts.get("test"))
+def scenes(garments: Samples, count: int, seed: int, size: int = SIZE, *, boxes: bool = False) -> Samples:
+    """So many scenes of these garments, with masks or with `boxes`; the same seed makes the same."""
+    rng = np.random.default_rng(seed)
+    made = [scene(rng, np.asarray(garments.images), size) for _ in range(count)]
+    label = objects_of if boxes else mask_of
+    return Samples(
+        images=np.stack([picture for picture, _, _ in made]),
+        labels=[label(owners, laid, garments.labels) for _, owners, laid in made],
+        classes=garments.classes if boxes else (BACKGROUND, *garments.classes),
+        task="detection" if boxes else "segmentation",
+    )
+
+
+def garment_splits(garments: Splits, *, boxes: bool = False) -> Splits:
+    parts = {
+        part: scenes(samples, SCENES[part], seed, boxes=boxes)
+        for seed, (part, samples) in enumerate(garments.parts().items(), start=1)
+    }
+    name = "garment-boxes" if boxes else "garment-scenes"
+    return Splits(name=name, train=parts["train"], val=parts.get("val"), test=parts.get("test"))

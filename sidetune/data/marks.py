@@ -12,9 +12,6 @@ from sidetune.data.outlines import Box, Outline
 from sidetune.data.turning import Size
 from sidetune.errors import DataError
 
-WHOLE = "whole"
-"""The part of a data set without parts."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Mark:
@@ -45,14 +42,24 @@ class Notes:
     """What was met, by kind: how often, and where first."""
 
     seen: dict[str, tuple[int, str]] = field(default_factory=dict)
+    skip_missing: bool = False
+    """Whether pictures that files name and that are not there are left out."""
+    left_out: list[str] = field(default_factory=list)
 
     def add(self, kind: str, place: object, count: int = 1) -> None:
         """`kind` is a sentence that goes on after the number."""
         before, first = self.seen.get(kind, (0, printable(place)))
         self.seen[kind] = before + count, first
 
+    def missing(self, told: str, instead: str = "add them") -> None:
+        """Pictures are not there, which a sentence tells. Raises DataError, unless they are to be left out."""
+        if not self.skip_missing:
+            raise DataError(f"{told}; {instead}, or leave them out with --skip-bad (skip_bad=True)")
+        self.left_out.append(f"left out: {told}")
+
     def told(self) -> list[str]:
-        return [f"{count:,} {kind}; the first: {first}" for kind, (count, first) in self.seen.items()]
+        counted = [f"{count:,} {kind}; the first: {first}" for kind, (count, first) in self.seen.items()]
+        return [*counted, *self.left_out]
 
 
 @dataclass(frozen=True, kw_only=True)

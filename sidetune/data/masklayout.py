@@ -9,6 +9,7 @@ from sidetune.data.files import folders_in, holds_images, images_in
 from sidetune.data.layout import part_of
 from sidetune.data.names import named, printable
 from sidetune.data.pairs import Place
+from sidetune.data.samples import WHOLE
 from sidetune.errors import DataError
 
 PICTURES = frozenset({"images", "image", "imgs", "img", "jpegimages"})
@@ -18,8 +19,6 @@ MAYBE = frozenset({"annotations", "labels"})
 LISTS = ("ImageSets", "Segmentation")
 WHOLE_LIST = "default"
 """What CVAT calls its only list."""
-ALL = ""
-"""The key of a set without parts."""
 
 
 def twins(folder: Path) -> tuple[Path, Path] | None:
@@ -39,9 +38,9 @@ def twins(folder: Path) -> tuple[Path, Path] | None:
 
 
 def places(root: Path) -> dict[str, Place]:
-    """By part (`ALL` where there are none), or by the name of a folder beside them. Raises DataError."""
+    """By part (`WHOLE` where there are none), or by the name of a folder beside them. Raises DataError."""
     if found := twins(root):
-        return listed_parts(root, *found) or inner_parts(*found) or {ALL: Place(pictures=found[0], masks=found[1])}
+        return listed_parts(root, *found) or inner_parts(*found) or {WHOLE: Place(pictures=found[0], masks=found[1])}
     outer: dict[str, Place] = {}
     for folder in folders_in(root):
         both = twins(folder)
@@ -92,7 +91,7 @@ def listed_parts(root: Path, pictures: Path, masks: Path) -> dict[str, Place] | 
         parts = {"train": path} | {part: path for part, path in parts.items() if part == "test"}
     if "train" not in parts:
         path = files.get(WHOLE_LIST)
-        parts = {ALL: path} if path and not parts else {}
+        parts = {WHOLE: path} if path and not parts else {}
     if files and not parts:
         raise DataError(f"{folder} has {named([path.name for path in files.values()])} but no train.txt")
     return {part: Place(pictures=pictures, masks=masks, listed=names_in(path)) for part, path in parts.items()} or None

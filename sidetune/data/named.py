@@ -30,13 +30,14 @@ def sprites(factor: Factor, *, tune: bool = False) -> Splits:
     return sprite_splits(factor)
 
 
-def garment_scenes(*, tune: bool = False) -> Splits:
+def garment_scenes(*, boxes: bool = False, tune: bool = False) -> Splits:
     """Scenes have validation images apart from the training images, so tuning changes nothing."""
-    return garment_splits(fashion_1k(tune=True))
+    return garment_splits(fashion_1k(tune=True), boxes=boxes)
 
 
 NAMED: dict[str, Callable[..., Splits]] = {
     "fashion-1k": fashion_1k,
+    "garment-boxes": partial(garment_scenes, boxes=True),
     "garment-scenes": garment_scenes,
     "sprites-location": partial(sprites, "location"),
     "sprites-orientation": partial(sprites, "orientation"),

@@ -10,13 +10,15 @@ from typing import Any
 
 from sidetune.data.digests import digest_of, same_bytes
 from sidetune.data.names import named
-from sidetune.data.samples import Samples
+from sidetune.data.samples import Kind, Samples
 from sidetune.errors import DataWarning
+
+TORN: Mapping[Kind, str] = {"segmentation": "with several masks", "detection": "with other objects each time"}
 
 
 def warn_of_repeats(name: str, parts: Mapping[str, Samples]) -> None:
-    """Say which pictures stand in two parts, under two classes (or with two masks), or twice under one, byte for
-    byte."""
+    """Say which pictures stand in two parts, under two classes (or with other masks or objects), or twice under one,
+    byte for byte."""
     places: dict[Path, list[tuple[str, Any]]] = defaultdict(list)
     for part, samples in parts.items():
         for path, label in zip(samples.images, samples.labels, strict=True):
@@ -24,11 +26,11 @@ def warn_of_repeats(name: str, parts: Mapping[str, Samples]) -> None:
     groups = same_bytes(places)
     grouped = {path for group in groups for path in group}
     groups += [[path] for path, stands in places.items() if len(stands) > 1 and path not in grouped]
-    has_masks = any(samples.task == "segmentation" for samples in parts.values())
+    task = next(samples.task for samples in parts.values())
     leaks, torn, twice = [], [], []
     for group in groups:
         held_by, classes = zip(*(place for path in group for place in places[path]), strict=True)
-        if has_masks:
+        if task == "segmentation":
             classes = tuple(digest_of(mask) for mask in classes)
         told = " = ".join(str(Path(*path.parts[-3:])) for path in group[:3])
         if len(set(classes)) > 1:
@@ -39,7 +41,7 @@ def warn_of_repeats(name: str, parts: Mapping[str, Samples]) -> None:
             twice.append(told)
     for found, what in (
         (leaks, "in several parts, so that what is scored on was trained on or chosen by"),
-        (torn, "with several masks" if has_masks else "under several classes"),
+        (torn, TORN.get(task, "under several classes")),
         (twice, "several times in one part"),
     ):
         if found:

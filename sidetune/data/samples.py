@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 Kind = Literal["classification", "multilabel", "regression", "segmentation", "detection", "instances"]
 PLACED = ("segmentation", "detection", "instances")
 """Kinds whose targets say something of places in a picture."""
+NO_INSTANCES = (
+    "masks of single objects (instances) cannot be learned yet; --task detection (in Python: task='detection') takes "
+    "the boxes of the same folder"
+)
+
+
+WHOLE = ""
+"""The part of a data set without parts."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,13 +75,13 @@ class Samples:
         return list(self.labels) if self.coding is not None else []
 
     def fingerprint(self) -> str:
-        """A digest that changes when images or masks do: of pixels, or of paths with size and time of change."""
+        """A digest that changes when images, masks or boxes do: of pixels, or of paths with size and time of change."""
         digest = hashlib.sha256()
         is_array = isinstance(self.images, np.ndarray)
         if is_array:
             digest.update(np.ascontiguousarray(self.images).data)
-        for mask in (label for label in self.labels if isinstance(label, np.ndarray)):
-            digest.update(np.ascontiguousarray(mask).data)
+        for label in self.labels if self.task in PLACED and self.coding is None else ():
+            digest.update(json.dumps(described(label)).encode())
         for path in (*(() if is_array else self.images), *self.files()):
             about = path.stat()
             digest.update(f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0".encode())
@@ -145,6 +153,26 @@ class Splits:
         """The parts that exist: train, val, test."""
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: samples for name, samples in parts.items() if samples is not None}
+
+
+def split_up(name: str, parts: Mapping[str, Samples], *, val: float, test: float, seed: int) -> Splits:
+    """A set without parts split by these shares; beside training images, missing validation images are split off these
+    and a missing test stays missing. Raises DataError where there are parts and no train."""
+    if WHOLE in parts:
+        rest, tested = split(parts[WHOLE], test, seed)
+        train, validated = split(rest, val / (1 - test), seed)
+        return Splits(name=name, train=train, val=some(validated), test=some(tested))
+    if "train" not in parts:
+        raise DataError(f"{name} has {', '.join(parts)} and no train")
+    train, given = parts["train"], parts.get("val")
+    if given is None:
+        train, off = split(train, val, seed)
+        given = some(off)
+    return Splits(name=name, train=train, val=given, test=parts.get("test"))
+
+
+def some(samples: Samples) -> Samples | None:
+    return samples if len(samples) else None
 
 
 def split(samples: Samples, fraction: float, seed: int) -> tuple[Samples, Samples]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from sidetune.data.classnames import find_names
 from sidetune.data.codings import check_values, decide
 from sidetune.data.files import Finder, folders_in, tell
-from sidetune.data.folders import existing, some
+from sidetune.data.folders import existing
 from sidetune.data.layout import part_of
-from sidetune.data.masklayout import ALL, lacks_masks, places, twins
+from sidetune.data.masklayout import lacks_masks, places, twins
 from sidetune.data.names import printable
 from sidetune.data.pairs import Pairs, Place, pair
-from sidetune.data.samples import Samples, Splits, split
+from sidetune.data.samples import WHOLE, Samples, Splits, split_up
 from sidetune.data.survey import faults, survey
 from sidetune.errors import DataError
 
@@ -42,26 +42,19 @@ def read_segments(
     """
     root = existing(root)
     name, parts = printable(root.resolve().name), read_parts(root, classes, skip_bad)
-    if ALL in parts:
-        rest, tested = split(parts[ALL], test, seed)
-        train, validated = split(rest, val / (1 - test), seed)
-        return Splits(name=name, train=train, val=some(validated), test=some(tested))
-    train = parts["train"]
-    if "val" not in parts:
-        train, parts["val"] = split(train, val, seed)
-    return Splits(name=name, train=train, val=some(parts["val"]), test=parts.get("test"))
+    return split_up(name, parts, val=val, test=test, seed=seed)
 
 
 def read_whole(root: str | Path, classes: tuple[str, ...] | None = None, skip_bad: bool = False) -> Samples | None:
     """A set without parts as it is; None if it has some."""
     root = existing(root)
-    return read_parts(root, classes, skip_bad)[ALL] if ALL in places(root) else None
+    return read_parts(root, classes, skip_bad)[WHOLE] if WHOLE in places(root) else None
 
 
 def read_part(root: str | Path, part: str, classes: tuple[str, ...], skip_bad: bool = False) -> Samples | None:
     """A part, of any name, of a set whose classes are known; None if there is none."""
     root = existing(root)
-    if part == ALL or part not in places(root):
+    if part == WHOLE or part not in places(root):
         return None
     return read_parts(root, classes, skip_bad, only=part).get(part)
 
@@ -69,9 +62,9 @@ def read_part(root: str | Path, part: str, classes: tuple[str, ...], skip_bad: b
 def read_parts(
     root: Path, classes: tuple[str, ...] | None, skip_bad: bool, only: str | None = None
 ) -> dict[str, Samples]:
-    """By part, its samples; of a set without parts under `ALL`."""
+    """By part, its samples; of a set without parts under `WHOLE`."""
     found = pairs_of(root, places(root), skip_bad, only)
-    first = next(part for part in (ALL, "train", only) if part in found)
+    first = next(part for part in (WHOLE, "train", only) if part in found)
     assert first is not None
     seen = {part: survey(pairs.images, pairs.masks) for part, pairs in found.items()}
     everything = [mask for masks in seen.values() for mask in masks]
@@ -99,7 +92,7 @@ def read_parts(
 
 def pairs_of(root: Path, where: Mapping[str, Place], skip_bad: bool, only: str | None) -> dict[str, Pairs]:
     """By part, its pairs; a part beside the training pictures may lack all masks, to be predicted."""
-    wanted = (ALL, "train", only) if only else (ALL, "train", "val", "test")
+    wanted = (WHOLE, "train", only) if only else (WHOLE, "train", "val", "test")
     found: dict[str, Pairs] = {}
     for part, place in where.items():
         if part not in wanted:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -41,15 +42,22 @@ class View:
 
 
 def settled(
-    pages: Mapping[str, Sequence[Page]], places: Mapping[str, int], *, masks: bool, notes: Notes
+    pages: Mapping[str, Sequence[Page]],
+    places: Mapping[str, int],
+    *,
+    masks: bool,
+    notes: Notes,
+    skip_bad: bool = False,
 ) -> dict[str, list[Objects]]:
     """Of each page its objects, by part; `places` are the classes' numbers by name.
 
-    Raises DataError for pictures of other sizes than the files say, naming the first and how many.
+    Raises DataError for pictures of other sizes than the files say, naming the first and how many, and for those that
+    cannot be read where no file says their size; with `skip_bad` such are left to `check_images`, without objects.
     """
     every = [page for part in pages.values() for page in part]
     with ThreadPoolExecutor() as pool:
-        views = list(pool.map(view_of, every))
+        views = list(pool.map(partial(view_of, skip_bad=skip_bad), every))
+    every = [replace(page, marks=()) if view is UNREAD else page for page, view in zip(every, views, strict=True)]
     check_units(every, views)
     check_sizes(every, views)
     turns = turned_with(every, views, notes)
@@ -59,11 +67,14 @@ def settled(
     return {part: [next(done) for _ in of_part] for part, of_part in pages.items()}
 
 
-def view_of(page: Page) -> View:
+UNREAD = View(stored=(1, 1))
+
+
+def view_of(page: Page, skip_bad: bool) -> View:
     """From a file's beginning. Where it is damaged, what the annotations say: the check of all images comes later."""
     from PIL import Image  # where folders are only listed, as on the small device, there may be no Pillow
 
-    from sidetune.data.images import orientation_of
+    from sidetune.data.images import allow, orientation_of, too_large
 
     try:
         with Image.open(page.image) as image:
@@ -74,9 +85,13 @@ def view_of(page: Page) -> View:
         orientation = orientation if orientation in range(1, 9) else 1
         return View(stored=turned_size(upright, orientation), orientation=orientation)
     except Exception as e:  # decoders of damaged files raise nearly anything
-        if page.size is None:
-            raise DataError(f"{page.image} cannot be read: {printable(e) or type(e).__name__}") from None
-        return View(stored=page.size)
+        if page.size is not None:
+            return View(stored=page.size)
+        if skip_bad:
+            return UNREAD
+        if isinstance(e, Image.DecompressionBombError):
+            raise too_large(printable(page.image), str(e), allow(None)) from None
+        raise DataError(f"{page.image} cannot be read: {printable(e) or type(e).__name__}") from None
 
 
 def check_units(pages: Sequence[Page], views: Sequence[View]) -> None:

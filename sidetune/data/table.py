@@ -20,10 +20,10 @@ from typing import Any
 
 from sidetune.data.filelist import decoded
 from sidetune.data.names import find, named, numbered, printable
-from sidetune.data.samples import Kind, Samples, Splits, split
+from sidetune.data.samples import WHOLE, Kind, Samples, Splits, split_up
 from sidetune.errors import DataError
 
-WHOLE, PARTS = "labels.csv", {"train": "train.csv", "val": "val.csv", "test": "test.csv"}
+TABLE, PARTS = "labels.csv", {"train": "train.csv", "val": "val.csv", "test": "test.csv"}
 SEPARATOR = "|"
 SAY = "--task {0} (in Python: task={0!r})"
 
@@ -41,7 +41,7 @@ class Table:
 
 
 def has_table(root: Path) -> bool:
-    return (root / WHOLE).is_file() or (root / PARTS["train"]).is_file()
+    return (root / TABLE).is_file() or (root / PARTS["train"]).is_file()
 
 
 def read_tables(
@@ -61,22 +61,15 @@ def read_tables(
     """
     name = printable(root.resolve().name)
     if not (root / PARTS["train"]).is_file():
-        rest, tested = split(read_table(root / WHOLE, task, classes, skip_missing), test, seed)
-        train, validated = split(rest, val / (1 - test), seed)
-        return Splits(name=name, train=train, val=some(validated), test=some(tested))
+        whole = {WHOLE: read_table(root / TABLE, task, classes, skip_missing)}
+        return split_up(name, whole, val=val, test=test, seed=seed)
     train = read_table(root / PARTS["train"], task, classes, skip_missing)
     others = {
         part: read_table(root / file, train.task, train.classes, skip_missing)
         for part, file in PARTS.items()
         if part != "train" and (root / file).is_file()
     }
-    if "val" not in others:
-        train, others["val"] = split(train, val, seed)
-    return Splits(name=name, train=train, val=some(others["val"]), test=others.get("test"))
-
-
-def some(samples: Samples) -> Samples | None:
-    return samples if len(samples) else None
+    return split_up(name, {"train": train, **others}, val=val, test=test, seed=seed)
 
 
 def read_table(
@@ -84,6 +77,8 @@ def read_table(
 ) -> Samples:
     table = read_rows(path)
     task = task or kind_of(table)
+    if task not in READERS:
+        raise DataError(f"{path}: a table is for {', '.join(READERS)}, not for {task}")
     table, images = with_images(table, skip_missing)
     names, targets = READERS[task](table, classes)
     return Samples(images=images, labels=targets, classes=names, task=task)

@@ -24,7 +24,7 @@ PRESETS = {
     "vtab-crop": "training: resize to the square; otherwise: resize to 248 for 224 pixels and centre crop",
     "photo": "training: random crop and flip; otherwise: resize and centre crop",
     "few-shot": "random crop, flip and RandAugment; otherwise: resize to a square and centre crop",
-    "scene": "pictures with masks; training: random scale, cut, flip and colours; otherwise: resize to the square",
+    "scene": "with masks or boxes; training: random scale, cut, flip and colours; otherwise: resize to the square",
 }
 WHOLE = ("vtab", "vtab-flip")
 """Presets that show pictures whole, for every kind of target."""
@@ -33,7 +33,7 @@ BICUBIC = v2.InterpolationMode.BICUBIC
 
 def preset_for(kind: Kind, asked: str | None = None) -> str:
     """The preset for targets of a kind, or the one that is asked for. Raises ValueError for one that does not serve
-    them: what cuts pictures and leaves masks alone, or the other way about."""
+    them: what cuts pictures and leaves masks or boxes alone, or the other way about."""
     known = [name for name in PRESETS if name in WHOLE or (name == "scene") == (kind in PLACED)]
     if asked is None:
         return "scene" if kind in PLACED else "photo"
@@ -63,13 +63,14 @@ class Transform:
         """Whether training images differ from epoch to epoch, so that their features cannot be kept."""
         return self.preset not in ("vtab", "vtab-crop")
 
-    def pairs(self, *, training: bool) -> Paired:
-        """Pictures with masks -> images and masks. In evaluation masks stay as large as they are."""
+    def pairs(self, kind: Kind = "segmentation", *, training: bool) -> Paired:
+        """Pictures with masks or boxes -> images with these. In evaluation masks stay as large as they are."""
         return Paired(
+            kind=kind,
             size=self.image_size,
             cut=training and self.preset == "scene",
             flip=training and self.preset != "vtab",
-            keep_mask=not training,
+            keep_mask=kind == "segmentation" and not training,
             to_tensor=self.to_tensor(),
         )
 

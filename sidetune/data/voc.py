@@ -12,9 +12,10 @@ from pathlib import Path
 from sidetune.data.album import Album, below, forms_of, plain, shared
 from sidetune.data.filelist import decoded
 from sidetune.data.layout import PARTS
-from sidetune.data.marks import WHOLE, Found, Mark, Notes, Page, once, trimmed
+from sidetune.data.marks import Found, Mark, Notes, Page, once, trimmed
 from sidetune.data.names import named, printable
 from sidetune.data.outlines import Box, Polygons, polygons_of
+from sidetune.data.samples import WHOLE
 from sidetune.data.turning import Size
 from sidetune.data.xmltree import Node, read_xml
 from sidetune.errors import DataError, shown
@@ -58,10 +59,11 @@ def read_voc(album: Album, *, masks: bool, notes: Notes) -> Found:
     missing = [sheet.path for sheet in sheets if sheet.image is None]
     once([(sheet.image, str(sheet.path)) for sheet in sheets if sheet.image])
     lists = lists_of(album)
-    parts = listed(lists, sheets, album, notes) if lists else by_folder(sheets, album)
     if missing and not lists:
         told = f"{len(missing):,} of {len(sheets):,} XML files have no picture under {album.root}"
-        raise DataError(f"{told}: {named([below(path, album.root) for path in missing])}; add them, or remove the XML")
+        notes.missing(f"{told}: {named([below(path, album.root) for path in missing])}", "add them, or remove the XML")
+    there = [sheet for sheet in sheets if sheet.image]
+    parts = listed(lists, sheets, album, notes) if lists else by_folder(there, album)
     first = first_of(sheets)
     pages = {
         part: [page_of(sheet, first, masks, notes) for sheet in of_part] for part, of_part in parts.items() if of_part
@@ -174,7 +176,7 @@ def listed(
                     parts[part].append(sheet)
                     used.add(sheet.path)
             if missing:
-                raise DataError(f"{path} names {len(missing):,} pictures that are not under {top}: {named(missing)}")
+                notes.missing(f"{path} names {len(missing):,} pictures that are not under {top}: {named(missing)}")
     for sheet in sheets:
         if sheet.path not in used and sheet.image:
             notes.add(UNLISTED, below(sheet.path, album.root))

@@ -13,9 +13,10 @@ import numpy as np
 
 from sidetune.data.album import Album, below
 from sidetune.data.filelist import decoded
-from sidetune.data.marks import WHOLE, Found, Mark, Notes, Page
+from sidetune.data.marks import Found, Mark, Notes, Page
 from sidetune.data.names import named, printable
 from sidetune.data.outlines import Box, polygons_of
+from sidetune.data.samples import WHOLE
 from sidetune.data.yoloset import NAME_FILES, Config, config_of, names_of, pictures_of
 from sidetune.errors import DataError, shown
 
@@ -59,7 +60,7 @@ def holds_rows(path: Path, least: int = 5) -> bool:
 def read_yolo(album: Album, *, masks: bool, notes: Notes) -> Found:
     """The parts by `data.yaml` if there is one, by folders otherwise. Raises DataError with the file and the line."""
     config = config_of(album)
-    pictures, sayings = pictures_of(album, config)
+    pictures, sayings = pictures_of(album, config, notes)
     pages: dict[str, dict[Path, list[Row] | None]] = {}
     for part, of_part in pictures.items():
         rows = {picture: rows_of(picture, album, config, notes) for picture in of_part}
@@ -68,7 +69,7 @@ def read_yolo(album: Album, *, masks: bool, notes: Notes) -> Found:
                 raise without_labels(part, of_part, album)
         check_fractions(rows.values())
         pages[part] = rows
-    check_orphans(album)
+    check_orphans(album, notes)
     numbers = {row.label for rows in pages.values() for found in rows.values() for row in found or ()}
     names = names_of(album, config, numbers)
     told = {
@@ -107,8 +108,8 @@ def without_labels(part: str, pictures: Sequence[Path], album: Album) -> DataErr
     )
 
 
-def check_orphans(album: Album) -> None:
-    """Raises DataError for texts with rows and without a picture."""
+def check_orphans(album: Album, notes: Notes) -> None:
+    """Raises DataError for texts with rows and without a picture, unless such are to be left out."""
     expected = {below(p, album.root).casefold() for picture in album.pictures for p in label_places(picture, album)}
     twice = defaultdict(list)
     for picture in album.pictures:
@@ -121,7 +122,7 @@ def check_orphans(album: Album) -> None:
     orphans = [path for path in texts if below(path, album.root).casefold() not in expected and holds_rows(path)]
     if orphans:
         told = f"{len(orphans):,} of {len(texts):,} label files have no picture under {album.root}"
-        raise DataError(f"{told}: {named([below(p, album.root) for p in orphans])}; add the pictures, or remove them")
+        notes.missing(f"{told}: {named([below(p, album.root) for p in orphans])}", "add the pictures, or remove them")
 
 
 def rows_of(picture: Path, album: Album, config: Config | None, notes: Notes) -> list[Row] | None:

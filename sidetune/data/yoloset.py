@@ -13,9 +13,10 @@ from typing import Any
 from sidetune.data.album import Album, below
 from sidetune.data.filelist import decoded
 from sidetune.data.layout import PARTS
-from sidetune.data.marks import WHOLE, trimmed
+from sidetune.data.marks import Notes, trimmed
 from sidetune.data.names import named, printable
 from sidetune.data.plainyaml import read_yaml
+from sidetune.data.samples import WHOLE
 from sidetune.errors import DataError, shown
 
 NAME_FILES = ("classes.txt", "obj.names", "classes.names", "_darknet.labels")
@@ -124,7 +125,7 @@ def check_twice(path: Path, names: Mapping[int, str]) -> None:
             raise DataError(f"{path}: the classes {before} and {number} are both called {name}; rename one of them")
 
 
-def pictures_of(album: Album, config: Config | None) -> tuple[dict[str, list[Path]], list[str]]:
+def pictures_of(album: Album, config: Config | None, notes: Notes) -> tuple[dict[str, list[Path]], list[str]]:
     """The pictures by part, and what there is to say. Raises DataError where the training images are not there."""
     if config is None or not any(config.entries(part) for part in PARTS):
         return by_folder(album), []
@@ -133,7 +134,7 @@ def pictures_of(album: Album, config: Config | None) -> tuple[dict[str, list[Pat
     for part in PARTS:
         pictures: list[Path] = []
         for entry in config.entries(part) or ():
-            pictures += pictures_at(entry, album, config) or ()
+            pictures += pictures_at(entry, album, config, notes) or ()
         if pictures:
             found[part] = list(dict.fromkeys(pictures))
         elif entries := config.entries(part):
@@ -155,13 +156,13 @@ def by_folder(album: Album) -> dict[str, list[Path]]:
     return dict(parts)
 
 
-def pictures_at(entry: str, album: Album, config: Config) -> list[Path] | None:
+def pictures_at(entry: str, album: Album, config: Config, notes: Notes) -> list[Path] | None:
     """Of a folder, or of a list of pictures; None if the entry leads nowhere."""
     for place in places_of(entry, album, config):
         if place.is_dir():
             return album.under(place) if place.is_relative_to(album.root) else list(Album.at(place).pictures)
         if place.is_file() and place.suffix.lower() == ".txt":
-            return listed(place, album, config)
+            return listed(place, album, config, notes)
     return None
 
 
@@ -178,8 +179,9 @@ def places_of(entry: str, album: Album, config: Config) -> list[Path]:
     return [*inside, *tails, *(place for place in written if place not in inside)]
 
 
-def listed(path: Path, album: Album, config: Config) -> list[Path]:
-    """The pictures that a list names, a line each. Raises DataError for those that are not there."""
+def listed(path: Path, album: Album, config: Config, notes: Notes) -> list[Path]:
+    """The pictures that a list names, a line each. Raises DataError for those that are not there, unless they are to
+    be left out."""
     bases = album.within([path.parent, config.path.parent, album.root / "images"])
     found, missing = [], []
     for number, line in enumerate(decoded(path).lstrip("\ufeff").splitlines(), start=1):
@@ -190,5 +192,5 @@ def listed(path: Path, album: Album, config: Config) -> list[Path]:
         missing += [] if picture else [f"line {number} ({printable(line.strip())})"]
     if missing:
         told = f"{len(missing):,} of {len(missing) + len(found):,} pictures that are not under {album.root}"
-        raise DataError(f"{below(path, album.root) or path} names {told}: {named(missing)}")
+        notes.missing(f"{below(path, album.root) or path} names {told}: {named(missing)}")
     return found

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidetune.data.folders import existing
+from sidetune.data.forms import HAS, form_of
 from sidetune.data.layout import Layout
-from sidetune.data.segments import has_masks
 from sidetune.data.sources import read_data
 from sidetune.errors import DataError
 
@@ -26,8 +26,8 @@ class Item:
 def read_items(root: Path, layout: Layout = "auto") -> tuple[tuple[str, ...], tuple[Item, ...]]:
     """Names of classes, in order, and the images of `root`, as `sidetune fit` reads and splits it. Raises DataError."""
     root = existing(root).absolute()  # a folder, never one of the library's data sets
-    if layout == "auto" and has_masks(root):
-        raise DataError(f"{root} has pictures with masks; the device learns one label an image")
+    if (form := form_of(root, layout=layout)) in ("masks", "boxes"):
+        raise DataError(f"{root} has {HAS[form][0]}; the device learns one label an image")
     splits = read_data(root, layout=layout)
     if splits.train.task != "classification":
         raise DataError(f"{root} has a table for {splits.train.task}; the device learns one label an image")

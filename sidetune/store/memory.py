@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from sidetune.data.dataset import collate, together
+from sidetune.data.dataset import are_alike, together
 from sidetune.seam.features import Features, join
 
 Compute = Callable[[Tensor], Features]
@@ -61,16 +61,21 @@ def remember(
     parts: list[Features] = []
     labels: list[Any] = []
     done = 0
-    batches = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate)
-    for images, batch_labels in batches:
+    batches = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=apart)
+    for images, targets in batches:
         parts.append(compute(images).to("cpu"))
-        labels.append(batch_labels)
+        labels += [t.clone() if isinstance(t, Tensor) else t for t in targets]  # what workers share keeps a file open
         done += len(images)
         if progress:
             progress(done, total)
-    of_one_shape = all(isinstance(t, Tensor) for t in labels) and len({t.shape[1:] for t in labels}) == 1
-    kept = torch.cat(labels) if of_one_shape else [target for batch in labels for target in batch]
+    kept = default_collate(labels) if are_alike(labels) else labels
     return FeatureMemory(join(parts, torch.cat), kept, getattr(dataset, "classes", None), num_views)
+
+
+def apart(examples: Sequence[tuple[Any, Any]]) -> tuple[Any, list[Any]]:
+    """A batch of (image, target) whose targets stay as large as they are."""
+    images, targets = zip(*examples, strict=True)
+    return default_collate(list(images)), list(targets)
 
 
 def as_they_are(batch: object) -> object:

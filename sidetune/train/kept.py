@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from sidetune.backbones import Backbone
 from sidetune.data.dataset import ImageDataset, dataset_of, show_of
 from sidetune.data.samples import PLACED, Samples
-from sidetune.datasets import sized
+from sidetune.datasets import Targets, sized
 from sidetune.model import AdaptedModel
 from sidetune.recipe import Recipe
 from sidetune.seam.features import Features
@@ -157,7 +157,7 @@ def fill_store(
         store,
         origin,
         images,
-        TargetsOf(images) if data.samples.task in PLACED else torch.tensor(data.samples.labels),
+        targets_of(data, images),
         data.classes,
         compute,
         channel_axis=1 if model.suffix.channels_first else -1,
@@ -165,6 +165,13 @@ def fill_store(
         share=share,
         progress=progress,
     )
+
+
+def targets_of(data: ImageDataset, images: Dataset[Any]) -> Tensor | Sequence[Any]:
+    """Of what is kept on disk; boxes of pictures that are shown whole need no picture to be opened."""
+    if data.samples.task == "detection" and not isinstance(images, Views):
+        return Targets(data).all
+    return TargetsOf(images) if data.samples.task in PLACED else torch.tensor(data.samples.labels)
 
 
 def share_features(

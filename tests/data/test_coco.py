@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from sidetune.data.detections import has_objects, read_objects
+from sidetune.data.boxlayout import has_objects
+from sidetune.data.detections import read_objects
 from sidetune.data.images import open_image
 from sidetune.data.objects import Objects
 from sidetune.data.outlines import Polygons, Runs, polygons_of, unpacked

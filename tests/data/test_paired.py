@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sidetune.data.cutmasks import is_one_class, taken
+from sidetune.data.cuts import seen
 from sidetune.data.dataset import Prepared, collate
 from sidetune.data.masks import IGNORED
-from sidetune.data.paired import Paired, is_one_class, seen, taken
+from sidetune.data.paired import Paired
 from sidetune.data.transforms import Transform, preset_for
 
 COLOURS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250]], np.uint8)

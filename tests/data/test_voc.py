@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from annotated import boxes, by_name, picture, read, thing, voc, write
 
-from sidetune.data.detections import has_objects
+from sidetune.data.boxlayout import has_objects
 from sidetune.errors import DataError
 
 

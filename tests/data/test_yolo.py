@@ -9,7 +9,7 @@ from annotated import boxes, by_name, coco, dump, image, mark, picture, read, th
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidetune.data.detections import has_objects
+from sidetune.data.boxlayout import has_objects
 from sidetune.data.plainyaml import read_yaml
 from sidetune.errors import DataError
 
