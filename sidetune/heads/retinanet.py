@@ -20,7 +20,7 @@ from sidetune.seam.levels import Level
 
 NORMS = ("group", "none")
 GROUP = 8
-"""Channels that are normalised together: 32 groups of the published 256. On maps of one place fewer would say little."""
+"""Channels that are normalised together, as in 32 groups of 256. On maps of one place fewer would say little."""
 PRIOR = 0.01
 """The probability with which every anchor shows a class at the start, so that the many that show nothing do not drown
 the rest (section 4.1)."""
@@ -44,7 +44,7 @@ class Subnet(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Float[Tensor, "batch anchor number"]:
         """By level, row, column, anchor of the place."""
         found = [self.last(self.convolutions(m)).movedim(1, -1) for m in maps]
-        return torch.cat([f.reshape(len(f), -1, self.out) for f in found], dim=1)
+        return torch.cat([f.unflatten(3, (PER_PLACE, self.out)).flatten(1, 3) for f in found], dim=1)
 
 
 class RetinaNetHead(nn.Module):
@@ -77,7 +77,7 @@ class RetinaNetHead(nn.Module):
         read = list(self.fpn(OrderedDict((str(i), m) for i, m in enumerate(maps))).values())
         fixed = anchors([(m.shape[2], m.shape[3]) for m in read], scale=self.anchor, device=read[0].device)
         boxes = moved(fixed, self.regress(read).float())
-        return torch.cat([self.classify(read).float(), boxes, fixed.expand(len(boxes), -1, -1)], dim=2)
+        return torch.cat([self.classify(read).float(), boxes, fixed.expand_as(boxes)], dim=2)
 
 
 def convolution(width: int, norm: str) -> nn.Sequential:
