@@ -26,6 +26,7 @@ from sidetune.tasks.average_precision import as_coco, voc07
 from sidetune.tasks.detection_score import scored
 from sidetune.tasks.detections import Detections, suppressed
 from sidetune.tasks.task import Masked, Placed, PlacedTask, Task
+from sidetune.train.evaluate import score
 
 CLASSES = ("square", "disc")
 TASK = Detection(classes=CLASSES, width=16, convolutions=1)
@@ -155,6 +156,24 @@ def test_a_meter_gathers_batches_of_filled_and_of_single_targets():
     # one of two objects is found, first; a wrong answer follows: precision 1 at the 51 recalls up to 1/2
     assert score.num_images == 2 and score.values["ap50"] == pytest.approx(51 / 101)
     assert score.of("ap")["disc"] is None
+
+
+def test_tables_of_several_processes_are_filled_up_before_they_are_gathered(vit):
+    class OneOfTwo:
+        """The other's images have up to five objects; gathering wants the same of both."""
+
+        def pad_across_processes(self, targets, dim, pad_index):
+            filled = torch.full((len(targets), 5, 6), float(pad_index))
+            return filled.index_copy(dim, torch.arange(targets.shape[dim]), targets)
+
+        def gather_for_metrics(self, pair):
+            assert pair[1].shape[1] == 5
+            return pair
+
+    model = sidetune.adapt(vit, "linear", task=TASK)
+    batches = [tuple(map(torch.stack, zip(*scenes(), strict=True)))]
+    filled, alone = score(model, batches, OneOfTwo()), sidetune.evaluate(model, scenes(), precision="fp32")
+    assert filled.described() == alone.described()
 
 
 def test_of_answers_that_overlap_the_surest_of_each_class_stays():
