@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sidetune.saving import Adapter
     from sidetune.seam.features import Features
     from sidetune.seam.taps import Need, Tap
-    from sidetune.tasks import TASKS, Classification, Multilabel, Regression, Segmentation, Task
+    from sidetune.tasks import TASKS, Classification, Detection, Multilabel, Regression, Segmentation, Task
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
 
@@ -50,6 +50,7 @@ __all__ = [
     "Adaptation",
     "Backbone",
     "Classification",
+    "Detection",
     "Features",
     "Means",
     "Method",
@@ -99,7 +100,7 @@ HOMES = {
     "sidetune.saving": ("Adapter",),
     "sidetune.seam.features": ("Features",),
     "sidetune.seam.taps": ("Need", "Tap"),
-    "sidetune.tasks": ("TASKS", "Classification", "Multilabel", "Regression", "Segmentation", "Task"),
+    "sidetune.tasks": ("TASKS", "Classification", "Detection", "Multilabel", "Regression", "Segmentation", "Task"),
     "sidetune.runs.conventions": ("CONVENTIONS", "find_convention"),
     "sidetune.train.evaluate": ("evaluate",),
     "sidetune.train.loop": ("fit",),

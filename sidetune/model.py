@@ -113,7 +113,8 @@ class AdaptedModel(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch 3 height width"] | Features) -> Any:
         """The head's outputs for images (normalised as `transform` does), or for their features: of most tasks logits
-        (batch, label), of segmentation (batch, label, row, column) and in training what its losses take.
+        (batch, label), of segmentation (batch, label, row, column) and in training what its losses take, of detection
+        (batch, anchor, label + 8).
 
         Raises ValueError for images of a size that the backbone does not take.
         """

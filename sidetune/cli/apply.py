@@ -105,27 +105,25 @@ def predict_command(
     skip_bad: SkipBad = False,
     max_pixels: MaxPixels = None,
     draw: Annotated[
-        Path | None, typer.Option(help="Folder for pictures with the answers over them (segmentation).")
+        Path | None, typer.Option(help="Folder for pictures with the answers over them (segmentation, detection).")
     ] = None,
     masks: Annotated[Path | None, typer.Option(help="Folder for answers as mask files (segmentation).")] = None,
     as_json: JSON = False,
 ) -> None:
-    """Label images, say their numbers, or the class of every pixel."""
+    """Label images, say their numbers, the class of every pixel, or where objects are."""
     from sidetune.data.files import images_under
-    from sidetune.data.samples import PLACED
     from sidetune.outputs import write_picture
 
     paths = [found for given in images for found in (images_under(given) if given.is_dir() else [given])]
     if not paths:
         raise DataError(f"no images in {', '.join(map(str, images))}")
     loaded = open_model(model, backbone, force)
-    if (draw or masks) and loaded.task.targets not in PLACED:
-        raise ValueError(f"--draw and --masks are for answers about places, and this model's are {loaded.task.targets}")
     if draw and masks and draw.resolve() == masks.resolve():
         raise ValueError(f"--draw and --masks write files of the same names; give each a folder of its own, not {draw}")
     rows, taken = [], dict[Path, Path]()
     answers: Iterator[tuple[Path, Any]] = predicted(loaded, paths, top=top, skip_bad=skip_bad, max_pixels=max_pixels)
     for path, found in answers:
+        check_shown(found, draw, masks, loaded.task.targets)
         files = {}
         for kind, folder in (("drawn", draw), ("mask", masks)):
             if folder is not None:
@@ -137,6 +135,16 @@ def predict_command(
             print(f"{printable(path)}: {found.in_words(top)}")
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
+
+
+def check_shown(found: Answer, draw: Path | None, masks: Path | None, kind: str) -> None:
+    """Raises ValueError where an answer cannot be shown as is asked."""
+    from sidetune.tasks.task import Masked, Placed
+
+    if (draw or masks) and not isinstance(found, Placed):
+        raise ValueError(f"--draw and --masks are for answers about places, and this model's are {kind}")
+    if masks and not isinstance(found, Masked):
+        raise ValueError(f"--masks is for a class at every pixel (segmentation); {kind} has none, --draw shows it")
 
 
 def predicted(

@@ -10,6 +10,7 @@ from sidetune.data.samples import Samples
 from sidetune.errors import unknown
 from sidetune.saved import from_saved
 from sidetune.tasks.classification import Classification
+from sidetune.tasks.detection import Detection
 from sidetune.tasks.multilabel import Multilabel
 from sidetune.tasks.regression import Regression
 from sidetune.tasks.segmentation import Segmentation
@@ -18,6 +19,7 @@ from sidetune.tasks.task import Task
 __all__ = [
     "TASKS",
     "Classification",
+    "Detection",
     "Multilabel",
     "Regression",
     "Segmentation",
@@ -32,6 +34,7 @@ TASKS: dict[str, type[Task]] = {
     "multilabel": Multilabel,
     "regression": Regression,
     "segmentation": Segmentation,
+    "detection": Detection,
 }
 
 

@@ -52,3 +52,22 @@ def beside(picture: Image.Image, names: list[tuple[str, tuple[int, int, int]]]) 
         draw.rectangle((left, top + 2, left + row - 4, top + row - 2), fill=colour)
         draw.text((left + row, top), name, fill="black", font_size=row - 3)
     return wide
+
+
+def outlined(
+    picture: Image.Image, boxes: list[list[float]], labels: list[int], words: list[str], count: int
+) -> Image.Image:
+    """A picture with boxes (x1, y1, x2, y2 in fractions) in the colours of their classes, of which there are `count`,
+    and words at their upper left corners. The first lies on top."""
+    result, colours = picture.convert("RGB"), palette(count)
+    line, row = max(round(max(picture.size) / 250), 1), max(picture.height // 40, 11)
+    draw = ImageDraw.Draw(result)
+    for box, label, word in reversed(list(zip(boxes, labels, words, strict=True))):
+        left, top, right, bottom = (round(f * (side - 1)) for f, side in zip(box, 2 * picture.size, strict=True))
+        colour = tuple(colours[label].tolist())
+        draw.rectangle((left, top, right, bottom), outline=colour, width=line)
+        wide = draw.textlength(word, font_size=row - 1)
+        top = max(top - row, 0)
+        draw.rectangle((left, top, left + wide + 2, top + row), fill=colour)
+        draw.text((left + 1, top), word, fill="white" if sum(colour) < 3 * 150 else "black", font_size=row - 1)
+    return result

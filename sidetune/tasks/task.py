@@ -23,6 +23,11 @@ SHARES = {
     "miou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
     "class_accuracy": "class accuracy",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ar100": "AR100",
+    "voc07": "VOC07 mAP",
 }
 """Metrics in 0..1, told in per cent; larger is better."""
 FIGURES = {"r2": "R2", "mae": "MAE", "rmse": "RMSE"}
@@ -94,18 +99,23 @@ class Answer(Protocol):
 
 @runtime_checkable
 class Placed(Answer, Protocol):
-    """An answer that says something of every place of a picture."""
+    """An answer that says something of places in a picture."""
 
     def at(self, size: tuple[int, int]) -> Placed:
         """For a picture of this height and width."""
         ...
 
-    def mask(self) -> Image.Image:
-        """As a file keeps it."""
-        ...
-
     def drawn(self, picture: Image.Image) -> Image.Image:
         """Over its picture, for people to look at."""
+        ...
+
+
+@runtime_checkable
+class Masked(Placed, Protocol):
+    """One that says something of every place."""
+
+    def mask(self) -> Image.Image:
+        """As a file keeps it."""
         ...
 
 

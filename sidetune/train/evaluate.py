@@ -55,6 +55,7 @@ def score(
             pairs = accelerator.gather_for_metrics(list(zip(outputs, targets, strict=True)), use_gather_object=True)
             meter.add(torch.stack([output.cpu() for output, _ in pairs]), [target.cpu() for _, target in pairs])
         else:
+            targets = accelerator.pad_across_processes(targets, dim=1, pad_index=-1)  # tables of boxes differ in length
             outputs, targets = accelerator.gather_for_metrics((outputs, targets))
             meter.add(outputs.cpu(), targets.cpu())
         if progress:
