@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sidetune.measure.plan import fit_budget, plan
     from sidetune.methods import METHODS, Adaptation, Method, SideNetwork
     from sidetune.model import AdaptedModel, adapt, load
+    from sidetune.opening import check_family
     from sidetune.recipe import Recipe
     from sidetune.runs.compare import compare
     from sidetune.runs.conventions import CONVENTIONS, find_convention
@@ -69,6 +70,7 @@ __all__ = [
     "Transform",
     "adapt",
     "begin",
+    "check_family",
     "check_method",
     "compare",
     "evaluate",
@@ -96,6 +98,7 @@ HOMES = {
     "sidetune.runs.compare": ("compare",),
     "sidetune.measure.plan": ("fit_budget", "plan"),
     "sidetune.methods": ("METHODS", "Adaptation", "Method", "SideNetwork"),
+    "sidetune.opening": ("check_family",),
     "sidetune.model": ("AdaptedModel", "adapt", "load"),
     "sidetune.saving": ("Adapter",),
     "sidetune.seam.features": ("Features",),

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import timm
 import torch
-from timm.models.eva import Eva
 from torch import nn
 
-from sidetune.backbones import FAMILIES, family_named
-from sidetune.backbones.eva import unfold_biases
+from sidetune.backbones import FAMILIES, Family, Parts, family_named, family_of
 from sidetune.backbones.held import is_low
 from sidetune.backbones.structure import shared
-from sidetune.backbones.swin import resize_plain
 from sidetune.errors import CannotMerge
+from sidetune.heads.linear import LinearHead
 from sidetune.methods.method import Folds
 from sidetune.seam.joined import Joined
+from sidetune.seam.readout import Pooled
 
 
 @torch.no_grad()
@@ -26,6 +26,7 @@ def merge(model: Joined, into: Any = None) -> nn.Module:
     It is made by the backbone's architecture; for a backbone that was a module of the caller's, pass a network of the
     same shape as `into`, whose weights are overwritten. Raises CannotMerge for methods that leave something beside the
     blocks (dtl, vpt), or in them what is no linear change of their weights (adapter); logits of a random image tell.
+    And for heads that are more than a linear layer on what the backbone pools.
     """
     side = model.suffix.side
     if side.reads or side.writes:
@@ -33,21 +34,20 @@ def merge(model: Joined, into: Any = None) -> nn.Module:
             f"{type(model.method).__name__} adds a side network that is no linear change of the backbone's weights, so "
             f"it cannot be folded into them; export the whole model instead (sidetune export)"
         )
+    final = linear_head(model)
     source = merged_tensors(model)
-    num_classes = model.head.out_features
     if into is None:
         if not model.card.architecture:
             raise ValueError("the backbone has no timm architecture; pass a network of its shape as into=")
         pooling = pooling_of(model)
         into = timm.create_model(
-            model.card.architecture, num_classes=num_classes, **({"global_pool": pooling} if pooling else {})
+            model.card.architecture, num_classes=final.out_features, **({"global_pool": pooling} if pooling else {})
         )
     else:
-        into.reset_classifier(num_classes)
-    if model.card.revised:
-        resize_plain(into, model.card.image_size)
-    elif hasattr(into, "set_input_size"):
-        into.set_input_size(img_size=model.card.image_size)
+        check_class(into, model)
+        into.reset_classifier(final.out_features)
+    family = family_of(model.card)
+    family.resize_plain(into, model.card.image_size)
     parts = FAMILIES[type(into)].open(into)
     target = {
         f"{part}.{name}": t
@@ -59,11 +59,18 @@ def merge(model: Joined, into: Any = None) -> nn.Module:
             f"the plain network and the adapted one differ in what they hold: {', '.join(differing[:4])}; what "
             f"stands in for a layer needs a function merge() that gives a plain one"
         )
+    shapes = {name: (tuple(t.shape), tuple(source[name].shape)) for name, t in target.items()}
+    if misfit := [f"{name} {found}, not {wanted}" for name, (found, wanted) in shapes.items() if found != wanted]:
+        raise CannotMerge(f"the plain network is of another shape than the model's: {', '.join(misfit[:4])}")
     for name, tensor in source.items():
         target[name].copy_(tensor)
-    if isinstance(into, Eva):
-        unfold_biases(into, parts.blocks)
-    head, own, final = into.get_classifier(), model.head, model.task.final(model.head)
+    unfold(into, parts, family, target)
+    head, own = into.get_classifier(), model.head
+    if not isinstance(head, nn.Linear):
+        raise CannotMerge(
+            f"a {type(into).__name__} ends in a {type(head).__name__}, where the model has a linear layer; export the "
+            f"whole model instead (sidetune export)"
+        )
     head.weight.copy_(final.weight)
     head.bias.copy_(final.bias)
     model.head = final
@@ -72,6 +79,53 @@ def merge(model: Joined, into: Any = None) -> nn.Module:
     finally:
         model.head = own
     return into
+
+
+def linear_head(model: Joined) -> LinearHead:
+    """The head whose outputs are in the answers' own units. Raises CannotMerge for one of another form than a plain
+    network ends in."""
+    final = model.task.final(model.head)
+    task, name = type(model.task).__name__, type(final).__name__
+    otherwise = "export the whole model instead (sidetune export)"
+    if not isinstance(final, LinearHead) or type(final).forward is not LinearHead.forward:
+        raise CannotMerge(
+            f"the head of {task}, a {name}, is more than the linear layer that a plain network of timm's ends in; "
+            f"{otherwise}, or have the task's final(head) give a LinearHead, where one computes the same"
+        )
+    if not isinstance(final.readout, Pooled):
+        raise CannotMerge(
+            f"the head of {task} reads {final.readout.tap} by {type(final.readout).__name__}, and a plain network of "
+            f"timm's the backbone's own pooling; {otherwise}"
+        )
+    return final
+
+
+def check_class(into: nn.Module, model: Joined) -> None:
+    """Raise ValueError for a network of another family than the model's backbone."""
+    if FAMILIES.get(type(into)) != model.card.family:
+        fitting = " or a ".join(cls.__name__ for cls, family in FAMILIES.items() if family == model.card.family)
+        raise ValueError(f"into= must be of the backbone's own class, a {fitting}, got a {type(into).__name__}")
+
+
+def unfold(into: nn.Module, parts: Parts, family: Family, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give a plain network what its opened parts hold in tensors of their own. Raises CannotMerge where its family does
+    not say how."""
+    if family.unfold is not None:
+        return family.unfold(into, parts.blocks)
+    held = {t.data_ptr() for t in into.state_dict().values()}
+    if apart := [name for name, t in tensors.items() if t.data_ptr() not in held]:
+        raise CannotMerge(
+            f"opened, a {type(into).__name__} holds {', '.join(apart[:4])} in tensors of their own; the family "
+            f"{family} has to say how they go back (unfold=), or export the whole model instead (sidetune export)"
+        )
+
+
+def built_with(model: Joined, plain: nn.Module) -> dict[str, Any]:
+    """With what timm builds the network that `merge` gave (`timm.create_model(architecture, ...)`)."""
+    family, pooling = family_named(model.card.family), pooling_of(model)
+    size = {"img_size": model.card.image_size} if family.sized else {}
+    pool = {"global_pool": pooling} if pooling else {}
+    return {"num_classes": linear_head(model).out_features, **size, **family.built_with(plain), **pool}
 
 
 def pooling_of(model: Joined) -> str | None:

@@ -192,7 +192,7 @@ def check_weights(about: Mapping[str, Any], opened: Backbone, adapter: Adapter) 
         return
     if about["digest"] == card.digest:
         raise WeightsMismatch(
-            f"{adapter} is of version 0.1, which scaled the windows of this {card.family} with the image; pass the "
+            f"{adapter} is of version 0.1, which made something else of this {card.family} at this size; pass the "
             f"network itself, its name or file as backbone=, in place of one that is open"
         )
     raise WeightsMismatch(

@@ -95,6 +95,7 @@ def test_a_family_from_extend_md_is_its_file_and_one_entry():
     scope: dict[str, object] = {"sidetune": sidetune}
     try:
         exec(definition + check, scope)
+        backbone = open_backbone(scope["network"])
         assert family_names()[-1] == "mixer"
         reasons = {name: by_family["mixer"] for name, by_family in matrix().items()}
         assert {name for name, reason in reasons.items() if reason} == {
@@ -102,13 +103,7 @@ def test_a_family_from_extend_md_is_its_file_and_one_entry():
         }
         for name in METHODS.keys() - {name for name, reason in reasons.items() if reason}:
             small = {"rank": 4} if name in ("fact-tt", "fact-tk", "arc") else {}
-            sidetune.check_method(find_method(name, **small), scope["backbone"])
-        network = scope["MlpMixer"](img_size=64, patch_size=16, num_blocks=4, embed_dim=48, num_classes=0).eval()
-        images = torch.randn(2, 3, 64, 64)
-        (pooled,) = (
-            sidetune.adapt(open_backbone(network, image_size=64), "linear", num_classes=2).features(images).tensors()
-        )
-        assert torch.equal(pooled, network(images))
+            sidetune.check_method(find_method(name, **small), backbone)
     finally:
         FAMILIES.pop(scope.get("MlpMixer"), None)
 

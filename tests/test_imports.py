@@ -1,6 +1,7 @@
 """The import graph as the source draws it, lazy and type-only imports included: no circle, no arrow up the flow."""
 
 import ast
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -71,6 +72,16 @@ def test_a_circle_would_be_seen():
 def test_what_a_model_is_made_of_does_not_know_it():
     up = [(m, w) for m, imports in graph().items() for w in imports if room(m) in LOWER and room(w) in UPPER]
     assert not up
+
+
+def test_a_family_is_known_to_its_room_alone():
+    """What is special about one is a role, a capability or a function of its `Family`."""
+    files = {"sidetune.backbones." + name for name in ("vit", "eva", "swin", "cnn", "convnext")}
+    assert files <= graph().keys()
+    assert not [(m, w) for m, imports in graph().items() for w in imports & files if room(m) != "backbones"]
+    timms = re.compile(r"^\s*(from|import) timm\.models", flags=re.M)
+    sources = {path: timms.search(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
+    assert {path.parent.name for path, found in sources.items() if found} == {"backbones"}
 
 
 def test_verbs_are_imported_by_nobody():

@@ -13,20 +13,21 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from sidetune.backbones.backbone import Backbone, Card, trace_shapes
+from sidetune.backbones.backbone import Backbone, Card
 from sidetune.backbones.cnn import EFFICIENTNET, RESNET
 from sidetune.backbones.convnext import CONVNEXT
 from sidetune.backbones.eva import EVA
-from sidetune.backbones.family import Family, Parts
+from sidetune.backbones.family import Family, Parts, patches_of
 from sidetune.backbones.packaged import PACKAGED
 from sidetune.backbones.sizes import Size, Steps
 from sidetune.backbones.structure import frozen, rebuild
 from sidetune.backbones.swin import SWIN
+from sidetune.backbones.traced import Shape, traced
 from sidetune.backbones.vit import VIT
 from sidetune.backbones.weights import create, digest_of
 from sidetune.errors import unknown
 
-__all__ = ["FAMILIES", "Backbone", "Card", "Family", "Parts", "Steps", "family_named", "open_backbone"]
+__all__ = ["FAMILIES", "Backbone", "Card", "Family", "Parts", "Steps", "family_named", "family_of", "open_backbone"]
 
 FAMILIES: dict[type[nn.Module], Family] = {
     VisionTransformer: VIT,
@@ -77,19 +78,20 @@ def open_backbone(
         config = {**config, "mean": PACKAGED[source].mean, "std": PACKAGED[source].std}
     on_meta = any(p.is_meta for p in model.parameters())
     digest = "meta" if on_meta else digest_of(model.state_dict())
-    native = native_size(model, tuple(config.get("input_size", (3, 224, 224))[1:]))
+    native = family.native_size(model) or tuple(config.get("input_size", (3, 224, 224))[1:])
     size = resize(family, model, image_size, native)
     for parameter in model.parameters():  # resizing may have made new ones
         parameter.requires_grad_(False)
 
     parts = family.open(model)
     try:
-        input_shapes, output_shapes, num_features = trace_shapes(parts, size)
+        found = traced(parts, size)
     except (RuntimeError, AssertionError) as e:
         fitting = f" (it takes heights and widths {parts.steps})" if parts.steps else ""
         raise ValueError(
             f"this {family} backbone cannot take images of {size[0]} x {size[1]} pixels{fitting}: {e}"
         ) from e
+    check_layout(parts, found.output_shapes[0])
     card = Card(
         name=name_of(source, config),
         architecture=config.get("architecture") or architecture or "",
@@ -102,29 +104,38 @@ def open_backbone(
     )
     return Backbone(
         **vars(parts),
+        **vars(found),
         card=card,
-        input_shapes=input_shapes,
-        output_shapes=output_shapes,
-        num_features=num_features,
         native_size=native,
     )
 
 
-def native_size(model: Any, told: Size) -> Size:
-    """The image size (height, width) of a network: what it was built for, or, where any will do, was `told`."""
-    embed = getattr(model, "patch_embed", None)
-    return told if embed is None or embed.img_size is None else tuple(embed.img_size)
+def check_layout(parts: Parts, shape: Shape) -> None:
+    """Raises ValueError where the stem's output is not laid out as the family's `open` said."""
+    layout, what = parts.layout, f"the layout that opens a {parts.family} network says"
+    if parts.family.tokens != (layout.grid is not None):
+        told = "no tokens, and opens networks into" if layout.grid else "tokens, and opens networks into maps, without"
+        raise ValueError(f"the family {parts.family} has {told} a grid of them; tokens= and the layout's grid= agree")
+    if layout.grid is None and len(shape) != 3:
+        raise ValueError(f"{what} maps (no grid), but its stem gives {shape} an image; rows of tokens have a grid=")
+    if layout.grid is None:
+        return
+    rows, columns = layout.grid
+    if len(shape) != 2 or shape[0] != layout.num_prefix_tokens + rows * columns:
+        raise ValueError(
+            f"{what} {layout.num_prefix_tokens} class and register tokens and {rows} x {columns} patches, but its stem "
+            f"gives {shape} (token, channel) an image"
+        )
 
 
 def resize(family: Family, model: Any, image_size: int | Size | None, native: Size) -> Size:
     """Set the network to an image size and return it."""
-    embed = getattr(model, "patch_embed", None)
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size or native)
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"image_size must be a number of pixels or (height, width), got {image_size!r}")
-    if embed is None:
+    if (embed := patches_of(model)) is None:
         return size
-    for pixels, patch in zip(size, embed.patch_size, strict=True):
+    for pixels, patch in zip(size, getattr(embed, "patch_size", (1, 1)), strict=True):
         if pixels % patch:
             below = pixels - pixels % patch
             near = f"{below} and {below + patch}" if below else f"{patch}"
@@ -140,6 +151,12 @@ def family_named(name: str) -> Family:
     if name not in families:
         raise unknown("family", name, families)
     return families[name]
+
+
+def family_of(card: Card) -> Family:
+    """The family of a network as it was opened."""
+    family = family_named(card.family)
+    return family if card.revised else family.as_0_1 or family
 
 
 def name_of(source: str | nn.Module, config: Mapping[str, Any]) -> str:

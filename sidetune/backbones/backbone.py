@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sidetune.backbones.family import Family as Family
 from sidetune.backbones.family import Parts as Parts
 from sidetune.backbones.held import Copies
 from sidetune.backbones.sizes import Size
-from sidetune.backbones.structure import rebuild
+from sidetune.backbones.traced import on_meta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +71,8 @@ class Backbone(Parts):
     """Width of the pooled feature."""
     native_size: tuple[int, int]
     """Height and width that the network came with."""
+    called: Mapping[str, frozenset[str]]
+    """By part, poolings as `pools.mean`: the layers that it calls as modules, of which others may take the place."""
     copies: Copies = field(default_factory=Copies)
     """Of its weights, in other types and on other devices, as its models hold them."""
 
@@ -108,30 +110,3 @@ class Backbone(Parts):
     def keeps_shape(self, block: int) -> bool:
         """Whether the block's output has the shape of its input (the first block of a ResNet stage does not)."""
         return self.input_shapes[block] == self.output_shapes[block]
-
-
-def on_meta(module: nn.Module) -> nn.Module:
-    """A copy without values, in eval mode."""
-
-    def bare(_: str, t: Tensor) -> Tensor:
-        return nn.Parameter(t.to("meta"), requires_grad=False) if isinstance(t, nn.Parameter) else t.to("meta")
-
-    return rebuild(module, bare).eval()
-
-
-@torch.no_grad()
-def trace_shapes(
-    parts: Parts, image_size: tuple[int, int]
-) -> tuple[dict[int, tuple[int, ...]], dict[int, tuple[int, ...]], int]:
-    """Shapes of every block's input and output and the pooled width, found on the meta device without computing."""
-    inputs: dict[int, tuple[int, ...]] = {}
-    outputs: dict[int, tuple[int, ...]] = {}
-    z = on_meta(parts.stem)(torch.empty(1, 3, *image_size, device="meta"))
-    outputs[0] = tuple(z.shape[1:])
-    for i, block in parts.blocks.items():
-        if i in parts.transitions:
-            z = on_meta(parts.transitions[i])(z)
-        inputs[i] = tuple(z.shape[1:])
-        z = on_meta(block)(z)
-        outputs[i] = tuple(z.shape[1:])
-    return inputs, outputs, on_meta(parts.pools[parts.native_pool])(z).shape[1]

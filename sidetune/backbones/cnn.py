@@ -36,5 +36,12 @@ def open_efficientnet(net: EfficientNet) -> Parts:
     )
 
 
-RESNET = Family(name="resnet", open=open_resnet, staged=True, keeps_shape=False, batch_norms=True)
-EFFICIENTNET = Family(name="efficientnet", open=open_efficientnet, staged=True, keeps_shape=False, batch_norms=True)
+RESNET = Family(name="resnet", open=open_resnet, staged=True, keeps_shape=False, batch_norms=True, convolutions=True)
+EFFICIENTNET = Family(
+    name="efficientnet",
+    open=open_efficientnet,
+    staged=True,
+    keeps_shape=False,
+    batch_norms=True,
+    convolutions=True,
+)

@@ -154,5 +154,6 @@ EVA = Family(
     varying=frozenset({*ATTENTION_READERS, *MLP_READERS}),
     class_token="cls_token",
     sized=True,
+    unfold=unfold_biases,
 )
 """Norms stand in front of branches or behind them, and what scales a branch is no sub-layer, so neither has a role."""

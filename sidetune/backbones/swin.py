@@ -163,7 +163,12 @@ def resize_plain(swin: Any, size: Pair) -> None:
                 f"{window[0]} x {window[1]} do not fill; there timm's own Swin mixes opposite borders. Merge at a size "
                 f"that they fill, or export the whole model instead (sidetune export)"
             )
-    swin.set_input_size(img_size=size, window_size=windows if len(set(windows)) > 1 else windows[0])
+    swin.set_input_size(img_size=size, **built_with(swin))
+
+
+def built_with(swin: Any) -> dict[str, Any]:
+    windows = windows_of(swin)
+    return {"window_size": windows if len(set(windows)) > 1 else windows[0]}
 
 
 def windows_of(swin: Any) -> list[Pair]:
@@ -209,5 +214,7 @@ SWIN = Family(
     mlp_branch=("norm2", "mlp"),
     sized=True,
     resize=resize_keeping_windows,
+    resize_plain=resize_plain,
+    built_with=built_with,
 )
-SWIN = replace(SWIN, as_0_1=replace(SWIN, open=open_as_0_1, resize=resize_by_timm))
+SWIN = replace(SWIN, as_0_1=replace(SWIN, open=open_as_0_1, resize=resize_by_timm, resize_plain=resize_by_timm))

@@ -88,6 +88,11 @@ def narrowed(block: Any, number: int, by: int) -> Block:
     return small
 
 
+def num_heads(block: Any) -> int:
+    heads: int = block.attn.num_heads
+    return heads
+
+
 VIT = Family(
     name="vit",
     open=open_vit,
@@ -108,6 +113,7 @@ VIT = Family(
     mlp_branch=("norm2", "mlp", "ls2"),
     class_token="cls_token",
     narrowed=narrowed,
+    num_heads=num_heads,
     sized=True,
     timm_pools={"mean": "avg"},
 )

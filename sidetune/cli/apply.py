@@ -191,9 +191,7 @@ def merge_command(
     force: Force = False,
 ) -> None:
     """Fold the trained part into the backbone: weights that timm loads by itself (not for dtl and vpt)."""
-    from sidetune.backbones import family_named
-    from sidetune.backbones.swin import windows_of
-    from sidetune.merging import pooling_of
+    from sidetune.merging import built_with
     from sidetune.outputs import write_merged
 
     if out.suffix not in MERGED:
@@ -202,13 +200,6 @@ def merge_command(
     merged = loaded.merge()
     state = {name: t.contiguous() for name, t in merged.state_dict().items()}
     write_merged(state, out)
-    pool = pooling_of(loaded)
-    pooling = f", global_pool={pool!r}" if pool else ""
-    size = f", img_size={loaded.card.image_size}" if family_named(loaded.card.family).sized else ""
-    if loaded.card.revised:
-        size += f", window_size={windows_of(merged)[0]}"
+    choices = ", ".join(f"{name}={value!r}" for name, value in built_with(loaded, merged).items())
     print(f"wrote {out}; load it with")
-    print(
-        f"  timm.create_model('{loaded.card.architecture}', num_classes={len(loaded.task.classes)}{size}{pooling}, "
-        f"checkpoint_path={str(out)!r})"
-    )
+    print(f"  timm.create_model('{loaded.card.architecture}', {choices}, checkpoint_path={str(out)!r})")

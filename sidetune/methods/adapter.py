@@ -17,10 +17,13 @@ from torch.nn import functional as F
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import Family
 from sidetune.errors import CannotMerge
-from sidetune.methods.layers import check_width
+from sidetune.methods.layers import check_width, lacks
 from sidetune.methods.method import Adaptation, Method, check_positive
 
-NEEDS_MLP = "its blocks are convolutions without an MLP"
+
+def no_mlp(family: Family) -> str:
+    """Why no adapter stands behind or beside an MLP where a family has none."""
+    return f"{lacks(family, 'mlp')}; an adapter goes with an MLP"
 
 
 class Bottleneck(nn.Module):
@@ -79,7 +82,7 @@ class Adapter(Method):
         check_positive(self, "hidden")
 
     def refuses(self, family: Family) -> str | None:
-        return None if family.has("mlp") else NEEDS_MLP
+        return None if family.has("mlp") else no_mlp(family)
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         def make(mlp: nn.Module, width: int) -> Behind:
@@ -109,7 +112,7 @@ class ZeroAdapter(Method):
         check_positive(self, "reduction")
 
     def refuses(self, family: Family) -> str | None:
-        return None if family.has("mlp") else NEEDS_MLP
+        return None if family.has("mlp") else no_mlp(family)
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         def make(mlp: nn.Module, width: int) -> Behind:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import Family
 from sidetune.errors import CannotMerge
-from sidetune.methods.adapter import NEEDS_MLP, Bottleneck, takes_maps
+from sidetune.methods.adapter import Bottleneck, no_mlp, takes_maps
 from sidetune.methods.layers import check_width
 from sidetune.methods.method import Adaptation, Method, check_positive
 
@@ -55,8 +55,8 @@ class AdaptFormer(Method):
         if family.mlp_branch:
             return None
         if family.has("mlp"):
-            return "its blocks scale the MLP's branch themselves, so that nothing can stand beside it"
-        return NEEDS_MLP
+            return "its blocks do more there than run layers in a row (mlp_branch), so nothing can stand beside"
+        return no_mlp(family)
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         def make(branch: nn.Sequential, width: int) -> Beside:

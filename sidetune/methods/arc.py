@@ -18,10 +18,10 @@ from torch.nn import functional as F
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import ATTENTION_READERS, MLP_READERS, Family
 from sidetune.methods.layers import (
-    CONVOLUTIONS,
     LinearLayer,
     check_width,
     from_last,
+    lacks,
     linear_layer,
     matrix,
     to_last,
@@ -84,7 +84,8 @@ class ARC(Method):
         check_positive(self, "rank")
 
     def refuses(self, family: Family) -> str | None:
-        return None if family.has(*READERS) else f"{CONVOLUTIONS}; ARC stands between LayerNorms and linear layers"
+        known = family.has(*READERS)
+        return None if known else f"{lacks(family, *READERS)}; ARC stands between LayerNorms and linear layers"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         wraps: dict[int, dict[str, Make]] = {i: {} for i in backbone.blocks}

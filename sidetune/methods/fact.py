@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import LINEAR, Family
 from sidetune.methods.layers import (
-    CONVOLUTIONS,
     LinearLayer,
     check_width,
     from_last,
+    lacks,
     linear_layer,
     matrix,
     to_last,
@@ -104,7 +104,7 @@ class FacT(Method):
             raise ValueError(f"form must be one of {', '.join(get_args(Form))}, got {self.form!r}")
 
     def refuses(self, family: Family) -> str | None:
-        return None if family.has(*LINEAR) else f"{CONVOLUTIONS}; FacT updates linear layers"
+        return None if family.has(*LINEAR) else f"{lacks(family, *LINEAR)}; FacT updates linear layers"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         wraps: dict[int, dict[str, Make]] = {i: {} for i in backbone.blocks}

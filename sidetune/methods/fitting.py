@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from sidetune.backbones.backbone import Backbone
-from sidetune.methods.method import Adaptation, Method, SideNetwork, nothing
+from sidetune.methods.method import Adaptation, Method, SideNetwork, check_called, nothing
 
 
 def check_is_method(method: Any) -> None:
@@ -21,7 +21,8 @@ def check_is_method(method: Any) -> None:
 
 
 def check_fits(given: Any, method: Method, backbone: Backbone) -> Adaptation:
-    """What `method.adapt` gave. Raises ValueError if it is no Adaptation or names what the backbone does not have."""
+    """What `method.adapt` gave. Raises ValueError if it is no Adaptation or names what the backbone does not have,
+    MethodRefused for layers that are never called."""
     name = type(method).__name__
     if not isinstance(given, Adaptation):
         raise ValueError(f"{name}.adapt must return a sidetune.Adaptation, got {type(given).__name__}")
@@ -36,7 +37,8 @@ def check_fits(given: Any, method: Method, backbone: Backbone) -> Adaptation:
             raise ValueError(f"the side network of {name} {verb} blocks {outside}; blocks are {first}..{last}{zero}")
     if given.side.source is not None and not given.side.writes:
         raise ValueError(f"the side network of {name} has a source, but writes nothing that would go on from it")
-    parts = dict(backbone.named_parts(backbone.pool_named(method.pool)))
+    pool = backbone.pool_named(method.pool)
+    parts = dict(backbone.named_parts(pool))
     keys = {key_of(part): module for part, module in parts.items()}
     if unknown := [key for key in given.wraps if key not in keys]:
         raise ValueError(
@@ -54,6 +56,9 @@ def check_fits(given: Any, method: Method, backbone: Backbone) -> Adaptation:
                         f"wraps[{key!r}] names {wrapped!r}, but this {type(keys[key]).__name__} has {', '.join(has)}; "
                         f"a method that does not suit a family says so in refuses(family)"
                     )
+    for part in parts:
+        layers = [name for names in given.wraps_in(part) for name in ((names,) if isinstance(names, str) else names)]
+        check_called(method, backbone, f"pools.{pool}" if part == "pool" else part, layers)
     trainable = [f"{part}.{n}" for part, module in parts.items() for n, _ in module.named_parameters()]
     if given.trains is not nothing and not any(map(given.trains, trainable)):
         some = ", ".join(n for n in trainable if n.startswith(("blocks.1.", "pool.")))

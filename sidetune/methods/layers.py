@@ -12,8 +12,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-CONVOLUTIONS = "its blocks are convolutions"
-"""Why nothing is done to linear layers where a family has none."""
+from sidetune.backbones.family import Family, Role
+
+
+def lacks(family: Family, *roles: Role) -> str:
+    """Why nothing is done to layers of roles that a family, asked for these, does not have."""
+    if family.convolutions:
+        return "its blocks are convolutions"
+    return f"its family names no layer for {', '.join(role for role in roles if not family.has(role))} (roles)"
 
 
 LinearLayer = nn.Linear | nn.Conv2d

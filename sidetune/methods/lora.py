@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import Family, Role
-from sidetune.methods.layers import CONVOLUTIONS
+from sidetune.methods.layers import lacks
 from sidetune.methods.method import Adaptation, Make, Method, check_positive
 
 IN_ATTENTION: tuple[Role, ...] = ("qkv", "q", "v")
@@ -85,7 +85,7 @@ class LoRA(Method):
 
     def refuses(self, family: Family) -> str | None:
         known = family.has(*IN_ATTENTION, *WITHOUT_ATTENTION)
-        return None if known else f"{CONVOLUTIONS}; LoRA updates linear layers"
+        return None if known else f"{lacks(family, *IN_ATTENTION, *WITHOUT_ATTENTION)}; LoRA updates linear layers"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         wraps: dict[int, dict[str, Make]] = {}

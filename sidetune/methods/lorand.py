@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import Family, Role
+from sidetune.methods.layers import lacks
 from sidetune.methods.method import Adaptation, Method, check_positive
 
 PLACES: tuple[Role, ...] = ("projection", "fc2")
@@ -72,7 +73,8 @@ class LoRand(Method):
         check_positive(self, "rank", "branches")
 
     def refuses(self, family: Family) -> str | None:
-        return None if family.has("projection") else "an adapter stands after the attention, and it has none"
+        known = all(map(family.has, PLACES))
+        return None if known else f"{lacks(family, *PLACES)}; adapters stand behind the attention and the MLP"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         wraps: dict[int, dict[str, Callable[[nn.Module], nn.Module]]] = {}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import Family
+from sidetune.methods.layers import lacks
 from sidetune.methods.method import Adaptation, Method, SideNetwork, check_positive
 from sidetune.methods.pruning import NEEDED, Importance, fisher, magnitude, prune
 from sidetune.seam.squares import Measured
@@ -31,10 +32,11 @@ class Ladder(SideNetwork):
         super().__init__()
         width, n = backbone.width(1), backbone.num_blocks
         self.reads, self.writes, self.temperature = tuple(range(1, n + 1)), (n,), temperature
-        narrowed = backbone.family.narrowed
-        assert narrowed is not None
+        narrowed, num_heads = backbone.family.narrowed, backbone.family.num_heads
+        assert narrowed is not None and num_heads is not None
         self.blocks = nn.ModuleDict({str(i): narrowed(block, i, reduction) for i, block in backbone.blocks.items()})
         self.paths = backbone.paths(*NEEDED)
+        self.num_heads = {i: num_heads(block) for i, block in backbone.blocks.items()}
         self.down = nn.ModuleList([nn.Linear(width, width // reduction) for _ in range(n + 1)])
         self.alpha = nn.ParameterDict({str(i): torch.zeros(1) for i in backbone.blocks})
         self.norm = nn.LayerNorm(width // reduction, eps=1e-6)
@@ -80,9 +82,9 @@ class LST(Method):
             return "its blocks' rotary positions would have to be pruned with them"
         if family.staged:
             return "the ladder has one width, and its stages differ in theirs"
-        return (
-            None if family.narrowed and all(map(family.has, NEEDED)) else "there is no way to build its blocks narrower"
-        )
+        if not family.narrowed:
+            return "there is no way to build its blocks narrower"
+        return None if all(map(family.has, NEEDED)) else f"{lacks(family, *NEEDED)}; LST prunes blocks layer by layer"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         side = Ladder(backbone, self.reduction, self.temperature)
@@ -92,7 +94,7 @@ class LST(Method):
 
     def prune(self, blocks: Mapping[int, nn.Module], side: Ladder, importance: Importance) -> None:
         narrow = {int(i): block for i, block in side.blocks.items()}
-        prune(blocks, narrow, side.paths, importance, self.reduction)
+        prune(blocks, narrow, side.paths, importance, self.reduction, side.num_heads)
 
     @property
     def num_shown(self) -> int:

@@ -103,6 +103,18 @@ def check_suits(method: Method, backbone: Backbone) -> None:
         raise MethodRefused(f"{type(method).__name__} does not work on a {backbone.family} backbone: {reason}")
 
 
+def check_called(method: Method, backbone: Backbone, part: str, layers: Iterable[str]) -> None:
+    """Raise MethodRefused where a part of the backbone runs without calling layers that a method puts something in
+    place of."""
+    called = backbone.called[part]
+    if passed := [layer for layer in layers if layer not in called]:
+        raise MethodRefused(
+            f"{type(method).__name__} does not work on this {backbone.family} backbone: it puts something in place of "
+            f"{', '.join(passed)}, which {part} computes without calling as a module, so that it would never run; the "
+            f"family has to open blocks that call it (sidetune.check_family tells which layers are called)"
+        )
+
+
 def check_positive(method: Method, *names: str) -> None:
     """Raise ValueError for a field that is below 1."""
     for name in names:

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import Family
 from sidetune.methods.adapter import quick_gelu
+from sidetune.methods.layers import lacks
 from sidetune.methods.method import Adaptation, Method, SideNetwork, State
 from sidetune.methods.vpt import why_no_prompts
 from sidetune.seam.joined import Joined
@@ -189,7 +190,7 @@ class NOAH(Method):
 
     def refuses(self, family: Family) -> str | None:
         if family.prompts and not (family.has("qkv") and family.has("fc2")):
-            return "its blocks have no fused qkv for LoRA, or no last layer of an MLP for adapters"
+            return f"{lacks(family, 'qkv', 'fc2')}; there stand LoRA and adapters"
         return why_no_prompts(family)
 
     def space(self, backbone: Backbone) -> Space:

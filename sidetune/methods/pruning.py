@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ Paths = Mapping[Role, str]
 """Where in a block its layers are."""
 
 WEIGHTS: tuple[Role, ...] = ("qkv", "projection", "fc1", "fc2")
-NEEDED: tuple[Role, ...] = ("attention", "attention_norm", "attention_scale", "mlp_norm", "mlp_scale", *WEIGHTS)
+NEEDED: tuple[Role, ...] = ("attention_norm", "attention_scale", "mlp_norm", "mlp_scale", *WEIGHTS)
 """The layers that blocks must have to be pruned."""
 
 
@@ -69,9 +68,9 @@ def kept_stream(importance: Importance, width: int) -> Tensor:
     return most_important(torch.stack(scores).sum(0), width)
 
 
-def kept_in(attention: Any, of: Mapping[Role, Tensor], stream: Tensor, reduction: int) -> Channels:
-    heads, size = attention.num_heads, attention.head_dim
-    rows = of["qkv"].sum(1).view(3, heads, size)
+def kept_in(heads: int, of: Mapping[Role, Tensor], stream: Tensor, reduction: int) -> Channels:
+    rows = of["qkv"].sum(1).view(3, heads, -1)
+    size = rows.shape[2]
     pairs = most_important(rows[0] + rows[1], size // reduction)  # a query's channel meets the same of the key
     values = most_important(rows[2] + of["projection"].sum(0).view(heads, size), size // reduction)
     of_head = torch.arange(heads, device=rows.device)[:, None] * size
@@ -92,12 +91,14 @@ def prune(
     paths: Paths,
     importance: Importance,
     reduction: int,
+    heads: Mapping[int, int],
 ) -> None:
-    """Fill narrow blocks with what matters most of wide ones. LayerScale becomes part of the weights behind it."""
+    """Fill narrow blocks with what matters most of wide ones, whose attention has so many heads by block. LayerScale
+    becomes part of the weights behind it."""
     narrow = next(iter(into.values()))
     stream = kept_stream(importance, len(weights_of(narrow, paths)["fc2"]))
     for i, block in blocks.items():
-        kept = kept_in(block.get_submodule(paths["attention"]), importance[i], stream, reduction)
+        kept = kept_in(heads[i], importance[i], stream, reduction)
         layers: tuple[tuple[Role, Tensor, Tensor | None, Role | None], ...] = (
             ("attention_norm", kept.stream, None, None),
             ("qkv", kept.qkv, kept.stream, None),
@@ -107,11 +108,11 @@ def prune(
             ("fc2", kept.stream, kept.hidden, "mlp_scale"),
         )
         for role, rows, columns, scale in layers:
-            gamma = getattr(block.get_submodule(paths[scale]), "gamma", None) if scale else None
             for name, target in into[i].get_submodule(paths[role]).named_parameters():
                 source = block.get_parameter(f"{paths[role]}.{name}")[rows]
                 if source.ndim > 1:
                     source = source[:, columns]
-                if gamma is not None:
-                    source = source * (gamma[rows] if source.ndim == 1 else gamma[rows][:, None])
+                if scale:
+                    factors = block.get_submodule(paths[scale])(torch.ones_like(weights_of(block, paths)[role][:, 0]))
+                    source = source * (factors[rows] if source.ndim == 1 else factors[rows][:, None])
                 target.copy_(source)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import LINEAR, Family
-from sidetune.methods.layers import CONVOLUTIONS, LinearLayer, linear_layer, matrix, remade_linear, with_bias
+from sidetune.methods.layers import LinearLayer, lacks, linear_layer, matrix, remade_linear, with_bias
 from sidetune.methods.method import Adaptation, Method
 from sidetune.methods.ssf import ScaleShift, layers_of
 
@@ -64,7 +64,7 @@ class RLRR(Method):
     starts_as_identity: ClassVar[bool] = False
 
     def refuses(self, family: Family) -> str | None:
-        return None if family.has(*LINEAR) else f"{CONVOLUTIONS}; RLRR rescales linear layers"
+        return None if family.has(*LINEAR) else f"{lacks(family, *LINEAR)}; RLRR rescales linear layers"
 
     def adapt(self, backbone: Backbone) -> Adaptation:
         wraps: dict[Any, dict[str, Any]] = {}

@@ -20,19 +20,19 @@ from torch.nn import functional as F
 from sidetune.backbones.backbone import Backbone
 from sidetune.backbones.family import LINEAR, Family
 from sidetune.methods.layers import (
-    CONVOLUTIONS,
     LinearLayer,
     affine,
     channels_first,
     check_width,
     from_last,
+    lacks,
     matrix,
     remade_linear,
     to_last,
     with_bias,
 )
 from sidetune.methods.lora import spread
-from sidetune.methods.method import Adaptation, Make, Method, check_positive, check_suits
+from sidetune.methods.method import Adaptation, Make, Method, check_called, check_positive, check_suits
 from sidetune.methods.sensitivity import Selection, select, sensitivity, tunable, unpack
 from sidetune.seam.features import widened
 
@@ -166,12 +166,14 @@ class SPT(Method):
         check_positive(self, "budget", "rank", "alpha", "beta", "num_batches")
 
     def refuses(self, family: Family) -> str | None:
-        return None if family.has(*LINEAR) else f"{CONVOLUTIONS}; SPT-LoRA tunes linear layers and LayerNorms"
+        return None if family.has(*LINEAR) else f"{lacks(family, *LINEAR)}; SPT-LoRA tunes linear layers and LayerNorms"
 
     def prepare(self, backbone: Backbone, batches: Iterable[tuple[Tensor, Tensor]], num_classes: int) -> SPT:
         check_suits(self, backbone)
         if self.selection is not None:
             return self
+        for i in backbone.blocks:
+            check_called(self, backbone, f"blocks.{i}", backbone.paths(*LINEAR).values())
         sums = sensitivity(backbone, batches, num_classes, pool=self.pool, num_batches=self.num_batches)
         matrices = tunable(backbone, self.pool)
         token = dict(backbone.stem.named_parameters()).get(backbone.family.class_token or "")

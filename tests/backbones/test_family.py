@@ -7,7 +7,6 @@ import timm
 import torch
 from conftest import TINY, tiny_backbone
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import sidetune
 from sidetune.backbones import FAMILIES, family_named
@@ -23,13 +22,9 @@ def linear_layers(block):
     }
 
 
-def test_every_capability_is_a_fact(backbone):
-    family, blocks = backbone.family, backbone.blocks.values()
+def test_prompts_and_class_tokens_are_where_families_say(backbone):
+    family = backbone.family
     assert family.name == backbone.card.family and type(backbone.card.family) is str
-    assert family.tokens == (backbone.layout.grid is not None)
-    assert family.staged == (len(set(backbone.stages.values())) > 1)
-    assert family.keeps_shape == all(map(backbone.keeps_shape, backbone.blocks))
-    assert family.batch_norms == any(isinstance(m, _BatchNorm) for block in blocks for m in block.modules())
     token = dict(backbone.stem.named_parameters()).get(family.class_token or "")
     assert (token is not None) == ("token" in backbone.pools)
     if family.tokens:
@@ -47,10 +42,9 @@ def takes_prompts(backbone):
         return False
 
 
-def test_roles_are_all_linear_layers_of_every_block_and_the_branch_of_the_mlp(backbone):
+def test_roles_are_all_linear_layers_of_every_block_and_the_branch_is_in_their_order(backbone):
     family = backbone.family
     for block in backbone.blocks.values():
-        assert all(hasattr(block.get_submodule(path), "forward") for path in backbone.paths(*family.roles).values())
         children = [name for name, _ in block.named_children()]
         assert [name for name in children if name in family.mlp_branch] == list(family.mlp_branch)
         if family.has(*LINEAR):
@@ -76,9 +70,6 @@ def test_what_a_network_of_a_varying_family_has_is_asked_of_its_blocks(name, has
 
 
 def test_families_are_told_by_name_and_equal_theirs():
-    assert [family.name for family in FAMILIES.values()] == [
-        *("vit", "eva", "swin", "convnext", "resnet", "efficientnet")
-    ]
     assert {tiny_backbone(kind).family for kind in TINY} == set(FAMILIES.values())
     assert family_named("vit") is VIT and VIT == "vit" and "swin" not in (VIT,) and {"vit": 1}[VIT] == 1
     assert f"a {VIT} backbone" == "a vit backbone"
@@ -91,6 +82,8 @@ def test_families_are_told_by_name_and_equal_theirs():
     [
         ({"roles": {"query": "attn.q"}}, "roles of vit has query; known: attention"),
         ({"varying": frozenset({"gate"})}, "varying of vit has gate, which its roles do not name"),
+        ({"num_heads": None}, "vit has narrowed, and needs num_heads with it"),
+        ({"convolutions": True}, "vit has roles, so its blocks are more than convolutions=True says"),
         ({"mlp_branch": ("norm2",)}, "mlp_branch of vit, .* is without the layer of the role mlp"),
     ],
 )

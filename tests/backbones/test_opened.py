@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from conftest import CNN_SIZE, TINY, taps, tiny_backbone, tiny_network
+from conftest import TINY, taps, tiny_backbone, tiny_network, tiny_size
 
 from sidetune.backbones import open_backbone
 from sidetune.backbones.weights import digest_of
@@ -19,7 +19,7 @@ def everything(backbone):
 @pytest.mark.parametrize("kind", TINY)
 def test_stepping_through_blocks_is_bit_for_bit_timms_own_forward(kind):
     network = tiny_network(kind).eval().requires_grad_(False)
-    backbone = open_backbone(network, image_size=CNN_SIZE if kind in ("convnext", "resnet", "efficientnet") else None)
+    backbone = open_backbone(network, image_size=tiny_size(network))
     images = torch.randn(2, 3, *backbone.card.image_size)
     features = Prefix(backbone, everything(backbone))(images, everything(backbone))
     expected = network.forward_head(network.forward_features(images), pre_logits=True)

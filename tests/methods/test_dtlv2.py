@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import CHANGING, CHANNELS_FIRST, GRIDS, PREFIX_TOKENS, TINY, stage_of, tiny_backbone
+from conftest import CHANGING, CHANNELS_FIRST, GRIDS, PREFIX_TOKENS, stage_of, tiny_backbone
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -153,7 +153,7 @@ CHOICES = {
 
 
 @QUIET
-@pytest.mark.parametrize("kind", TINY)
+@pytest.mark.parametrize("kind", READS)
 @pytest.mark.parametrize("choices", CHOICES.values(), ids=list(CHOICES))
 def test_outputs_and_gradients_are_those_of_the_papers_equations(kind, choices):
     if kind in ("resnet", "efficientnet", "vit", "dinov2", "gap", "eva") and choices.get("connection") in (

@@ -55,7 +55,7 @@ def test_a_copy_pruned_by_nothing_is_the_block_layer_scale_included(kind):
     backbone = tiny_backbone(kind)
     blocks, paths = dict(backbone.blocks), backbone.paths(*NEEDED)
     copies = {i: backbone.family.narrowed(block, i, 1) for i, block in blocks.items()}
-    prune(blocks, copies, paths, magnitude(blocks, paths), 1)
+    prune(blocks, copies, paths, magnitude(blocks, paths), 1, dict.fromkeys(blocks, 3))
     z = torch.randn(2, 7, 48)
     for i, block in blocks.items():
         assert torch.allclose(copies[i](z), block(z), atol=1e-5)
@@ -71,7 +71,7 @@ def test_what_matters_most_is_kept_and_queries_keep_their_keys(vit):
         of["projection"][:, 32 + 9] += 100  # channel 9 of the third head's value
     stream = kept_stream(importance, 2)
     assert stream.tolist() == [5, 40]
-    kept = kept_in(vit.blocks[1].attn, importance[1], stream, 16)
+    kept = kept_in(3, importance[1], stream, 16)
     queries, keys, values = kept.qkv.chunk(3)
     assert torch.equal(keys, queries + 48) and torch.equal(values, kept.values + 96)
     assert queries.tolist()[1] == 23 and kept.values.tolist()[2] == 41

@@ -47,7 +47,7 @@ def test_maps_of_an_unadapted_model_are_timms_own_intermediate_maps(kind):
     with torch.no_grad():
         expected = network.eval().forward_intermediates(
             images,
-            indices=last_four if kind in STAGED else plain,
+            indices=last_four if backbone.family.staged else plain,
             norm=False,
             output_fmt="NCHW",
             intermediates_only=True,

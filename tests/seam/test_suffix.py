@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from conftest import CHANGING, STAGES, TINY, taps, tiny_backbone, tiny_network
+from conftest import TINY, taps, tiny_backbone, tiny_network
 from torch import nn
 
 import sidetune
@@ -182,7 +182,7 @@ def test_every_residual_branch_of_every_block_is_dropped(kind):
     backbone = tiny_backbone(kind)
     num_blocks = backbone.num_blocks
     suffix = Suffix(backbone, adaptation(find_method("full"), backbone), taps("pool.mean"))
-    for i in set(range(2, num_blocks + 1)) - set(CHANGING.get(kind, ())):
+    for i in filter(backbone.keeps_shape, range(2, num_blocks + 1)):
         z = torch.randn(2, *backbone.input_shapes[i]).relu()  # as a ResNet's are
         block = suffix.blocks[str(i)]
         suffix.set_drop_path((num_blocks - 1) / (i - 1))
@@ -201,10 +201,11 @@ def test_rates_of_dropping_grow_by_the_linear_rule_from_zero_at_the_first_block(
     backbone = tiny_backbone(kind)
     suffix = Suffix(backbone, adaptation(find_method("full"), backbone), taps("pool.mean"))
     suffix.set_drop_path(0.3)
-    names = ("drop_path",) if kind in ("convnext", "resnet", "efficientnet") else ("drop_path1", "drop_path2")
+    first = backbone.blocks[1]
+    names = [name for name in ("drop_path", "drop_path1", "drop_path2") if hasattr(first, name)]
     for i, block in suffix.blocks.items():
         for name in names:
-            rate = 0.3 * (int(i) - 1) / (sum(STAGES[kind]) - 1)
+            rate = 0.3 * (int(i) - 1) / (backbone.num_blocks - 1)
             assert getattr(getattr(block, name), "drop_prob", 0) == pytest.approx(rate)
     assert type(getattr(suffix.blocks["1"], names[0])) is nn.Identity
 

@@ -114,13 +114,8 @@ def test_every_family_says_what_it_offers_and_keeps_to_it(backbone, talk, pictur
     asks = worker.card.asks()
     got = talk(lambda c: c.infer([picture(1), picture(2)], asks), worker)
     assert {n: x.shape for n, x in got.items()} == {a.name: (2, *worker.card.shape(a)) for a in asks}
-    family = backbone.card.family
-    expected = {
-        "vit": {"sum", "last", "stack"},
-        "eva": {"sum", "last", "stack"},
-        "swin": {"sum", "last"},
-        "convnext": {"sum", "last"},
-    }.get(family, {"last"})
+    family = backbone.family
+    expected = {"last"} | ({"sum"} if family.keeps_shape else set()) | (set() if family.staged else {"stack"})
     assert set(worker.card.gathers) - {"token"} == expected
 
 
