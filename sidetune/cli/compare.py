@@ -113,9 +113,9 @@ def show(comparison: Comparison) -> None:
 
     from sidetune.runs.report import cells, footnote, heading, headings
 
-    table = Table(*headings(comparison.metric), title=heading(comparison), title_justify="left")
+    table = Table(*headings(comparison.figure), title=heading(comparison), title_justify="left")
     for row in comparison.rows:
-        table.add_row(*cells(row, comparison.metric))
+        table.add_row(*cells(row, comparison.figure))
     console = Console()
     console.print(table)
     console.print(footnote(comparison), highlight=False)
