@@ -26,8 +26,11 @@ TaskName = Annotated[
     str | None,
     typer.Option(
         "--task",
-        help="classification, multilabel or regression, where a table (labels.csv) leaves it open.",
+        help="classification, multilabel, regression, segmentation or your own; what the data is for if not given.",
     ),
+]
+NumClasses = Annotated[
+    int, typer.Option(help="Classes the head tells apart, labels it gives, or numbers it finds.", min=1)
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
 Resume = Annotated[
