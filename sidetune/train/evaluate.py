@@ -64,13 +64,18 @@ def score(
     return meter.score()
 
 
+@torch.no_grad()
+@torch.no_grad()
 def check_metric(model: AdaptedModel) -> None:
     """Raises ValueError where the task's score has no such figure as its `metric`, before hours are spent on it: seen
     on two stand-in images. A score that two images are too few for says so at the first validation."""
-    size = model.card.image_size
-    batch = torch.zeros(2, 3, *size, device=model.device), model.task.stand_in(2, size)
+    task, size, was_training = model.task, model.card.image_size, model.training
+    model.eval()
+    meter = task.meter()
+    meter.add(model(torch.zeros(2, 3, *size, device=model.device)).cpu(), task.stand_in(2, size))
+    model.train(was_training)
     try:
-        values = score(model, [batch], Accelerator(mixed_precision="no")).values
+        values = meter.score().values
     except (ValueError, ArithmeticError):
         return
-    decided(model.task, values)
+    decided(task, values)
