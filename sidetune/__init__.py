@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sidetune.seam.features import Features
     from sidetune.seam.taps import Need, Tap
     from sidetune.tasks import TASKS, Classification, Detection, Multilabel, Regression, Segmentation, Task
+    from sidetune.tasks.metric import Metric
     from sidetune.train.evaluate import evaluate
     from sidetune.train.loop import fit
 
@@ -55,6 +56,7 @@ __all__ = [
     "Features",
     "Means",
     "Method",
+    "Metric",
     "Multilabel",
     "Need",
     "PaperRun",
@@ -104,6 +106,7 @@ HOMES = {
     "sidetune.seam.features": ("Features",),
     "sidetune.seam.taps": ("Need", "Tap"),
     "sidetune.tasks": ("TASKS", "Classification", "Detection", "Multilabel", "Regression", "Segmentation", "Task"),
+    "sidetune.tasks.metric": ("Metric",),
     "sidetune.runs.conventions": ("CONVENTIONS", "find_convention"),
     "sidetune.train.evaluate": ("evaluate",),
     "sidetune.train.loop": ("fit",),

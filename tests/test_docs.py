@@ -131,6 +131,7 @@ def test_the_task_in_tasks_md_goes_through_the_verbs(here, monkeypatch, capsys):
     monkeypatch.syspath_prepend(here)
     for words in (
         "fit photos --task grades --epochs 8 --out graded --set transform=vtab --set recipe.keep=best",
+        "plan --task grades --num-classes 3",
         "evaluate graded",
         "predict graded photos/test/grey/1.jpg",
         "compare photos --methods linear,dtl+ --epochs 1 --out compared --set task=grades",
@@ -139,7 +140,9 @@ def test_the_task_in_tasks_md_goes_through_the_verbs(here, monkeypatch, capsys):
         with pytest.raises(SystemExit) as stopped:
             main()
         assert not stopped.value.code, words
-    assert "balanced 100.00 %" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "balanced 100.00 %" in told.out and "grades off" in told.out, "scores and the table of the comparison"
+    assert "val grades off 0  lr" in told.err and "val accuracy" not in told.err
     model = sidetune.load("graded")
     assert isinstance(model.task, sidetune.Task) and model.head.out_features == 2
     images = torch.randn(8, 3, *model.card.image_size)

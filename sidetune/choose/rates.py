@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sidetune.tasks.metric import Metric
+
 SHORTEST_TRIAL = 3
 """Epochs of a run that only compares choices. After one of 25 steps all are about as good as chance."""
 
@@ -24,7 +26,7 @@ class Trial:
     choice: Choice
     epochs: int
     val_accuracy: float
-    """Of other tasks than classification their metric; larger is better."""
+    """Of other tasks than classification the rank of their metric's value; larger is better."""
     loss: float
 
     @property
@@ -75,14 +77,15 @@ def outward(best: Trial, trials: Sequence[Trial]) -> float | None:
     return 2 if best.choice["lr"] == max(rates) else 0.5 if best.choice["lr"] == min(rates) else None
 
 
-def cautious(trials: Sequence[Trial], lr: float, num_images: int) -> Choice:
+def cautious(trials: Sequence[Trial], lr: float, num_images: int, metric: Metric) -> Choice:
     """The best choice with a rate as close to `lr` as `num_images` for validation allow.
 
-    Of the longest runs, all within a standard error sqrt(p (1 - p) / n) of the best accuracy count as level; among
-    these the method's own rate is a better guess than a lucky one.
+    Of the longest runs, all within the metric's standard error of the best count as level; among these the method's own
+    rate is a better guess than a lucky one.
     """
     longest = max(t.epochs for t in trials)
     last = sorted((t for t in trials if t.epochs == longest), key=lambda t: t.rank, reverse=True)
     best = last[0].val_accuracy
-    level = [t for t in last if t.val_accuracy >= best - math.sqrt(max(best * (1 - best), 0) / num_images)]
+    margin = metric.standard_error(metric.ranked(best), num_images)
+    level = [t for t in last if t.val_accuracy >= best - margin]
     return min(level, key=lambda t: round(abs(math.log(t.choice["lr"] / lr)), 6)).choice

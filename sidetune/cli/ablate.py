@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidetune.cli.options import JSON, Backbone, EachRate, Epochs, Overwrite, Resume, Set, SkipBad
+from sidetune.cli.options import JSON, Backbone, EachRate, Epochs, Overwrite, Resume, Set, SkipBad, TaskName
 
 if TYPE_CHECKING:
     from sidetune.methods import Method
@@ -26,6 +26,7 @@ def ablate_command(
     ],
     seeds: Annotated[int, typer.Option(help="How many seeds each variant is trained with.", min=1)] = 1,
     backbone: Backbone = "vit_base_patch16_224.augreg_in21k",
+    task: TaskName = None,
     epochs: Epochs = None,
     lr: EachRate = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results; ablate-DATA-STUDY if not given.")] = None,
@@ -42,6 +43,7 @@ def ablate_command(
     from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.progress import progress
     from sidetune.cli.resumable import words_given
+    from sidetune.cli.tasks import task_for
     from sidetune.cli.trials import with_rates
     from sidetune.recipe import Recipe
     from sidetune.runs.compare import compare
@@ -49,9 +51,8 @@ def ablate_command(
     from sidetune.runs.plots import plot_study
     from sidetune.runs.report import markdown
     from sidetune.runs.studies import find_study
-    from sidetune.tasks import task_of
 
-    choices = parse(settings)
+    choices = parse(settings, task)
     setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices, epochs=epochs, lr=lr)
     own = varied(study) if ":" in study else None
     variants = find_study(study) if own is None else lambda _: own
@@ -59,14 +60,14 @@ def ablate_command(
     with progress() as report, ExitStack() as held:
         source = source_of(data, setup, skip_bad=skip_bad)
         splits = read_checked(source, report)
-        out = out or Path(f"ablate-{splits.name}-{study.partition('=')[0].replace(':', '-')}")
-        memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
-        task = changed(task_of(splits.train, setup.task), choices.task)
-        transform = setup.preset(task.targets)
+        learned = task_for(splits.train, setup, choices)
+        transform = setup.preset(learned.targets)
         network = opened(backbone, setup)
         methods = {label: changed(method, choices.method) for label, method in variants(network).items()}
+        out = out or Path(f"ablate-{splits.name}-{study.partition('=')[0].replace(':', '-')}")
+        memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
         if lr == "auto":
-            methods = with_rates(network, methods, recipe, splits, transform, report, None, memo, task)
+            methods = with_rates(network, methods, recipe, splits, transform, report, None, memo, learned)
         comparison, _ = compare(
             splits,
             network,
@@ -74,7 +75,7 @@ def ablate_command(
             recipe=recipe,
             seeds=range(recipe.seed, recipe.seed + seeds),
             transform=transform,
-            task=task,
+            task=learned,
             source=source,
             memo=memo,
             report=report,

@@ -91,8 +91,9 @@ class Settings:
     task: dict[str, str] = field(default_factory=dict)
 
 
-def parse(settings: Sequence[str]) -> Settings:
-    """Sort `name=value` words by what they belong to. Raises ValueError for another form."""
+def parse(settings: Sequence[str], task: str | None = None) -> Settings:
+    """Sort `name=value` words by what they belong to; `task` is one that was named apart. Raises ValueError for another
+    form."""
     choices = Settings()
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -106,6 +107,8 @@ def parse(settings: Sequence[str]) -> Settings:
             getattr(choices, "means" if group == "recipe" and inner in MEANS else group)[inner] = value
         else:
             choices.setup[name] = value
+    if task is not None:
+        choices.setup["task"] = task
     return choices
 
 
@@ -139,8 +142,9 @@ def convert(name: str, text: str, hint: Any) -> Any:
         value = {"true": True, "false": False, "none": None}.get(text.lower(), ast.literal_eval(text))
     except (ValueError, SyntaxError):
         value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
-    if not fits(value, hint) and fits(with_point(value), hint):
-        value = with_point(value)
+    if not fits(value, hint):
+        words = tuple(word.strip() for word in text.split(","))
+        value = next((other for other in (with_point(value), words) if fits(other, hint)), value)
     if not fits(value, hint):
         raise ValueError(f"{name} must be {describe(hint)}, got {text!r}")
     return value
@@ -176,5 +180,7 @@ def describe(hint: Any) -> str:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if get_origin(hint) in (typing.Union, types.UnionType):
         return " or ".join(describe(h) for h in get_args(hint))
+    if get_origin(hint) is tuple and get_args(hint)[0] is str:
+        return "words with commas between"
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", types.NoneType: "none"}
     return names.get(hint, "numbers with commas between")

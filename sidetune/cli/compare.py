@@ -20,6 +20,7 @@ from sidetune.cli.options import (
     Resume,
     Set,
     SkipBad,
+    TaskName,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def compare_command(
     methods: Annotated[str, typer.Option(help="Names with commas between.")] = "linear,lora,dtl+",
     seeds: Annotated[int, typer.Option(help="How many seeds each method is trained with.", min=1)] = 1,
     backbone: RecipesBackbone = None,
+    task: TaskName = None,
     epochs: Epochs = None,
     lr: EachRate = None,
     recipe_name: Annotated[
@@ -49,6 +51,7 @@ def compare_command(
     from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.progress import progress
     from sidetune.cli.resumable import words_given
+    from sidetune.cli.tasks import task_for
     from sidetune.cli.trials import with_rates
     from sidetune.methods import find_method
     from sidetune.recipe import Recipe
@@ -56,9 +59,8 @@ def compare_command(
     from sidetune.runs.conventions import find_convention
     from sidetune.runs.folder import ADAPTERS, output_folder
     from sidetune.runs.report import write_report
-    from sidetune.tasks import task_of
 
-    choices = parse(settings)
+    choices = parse(settings, task)
     if choices.method:
         raise ValueError("method choices differ from method to method; register a preset of your own to compare it")
     setup, recipe, names, rates = Setup(), Recipe(), several(methods), None
@@ -77,13 +79,13 @@ def compare_command(
     with progress() as report, ExitStack() as held:
         source = source_of(data, setup, skip_bad=skip_bad)
         splits = read_checked(source, report)
+        learned = task_for(splits.train, setup, choices)
+        transform = setup.preset(learned.targets)
+        network = opened(backbone, setup)
         out = out or Path(f"compare-{splits.name}")
         memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
-        task = changed(task_of(splits.train, setup.task), choices.task)
-        transform = setup.preset(task.targets)
-        network = opened(backbone, setup)
         if lr == "auto":
-            chosen = with_rates(network, chosen, recipe, splits, transform, report, rates, memo, task)
+            chosen = with_rates(network, chosen, recipe, splits, transform, report, rates, memo, learned)
         comparison, models = compare(
             splits,
             network,
@@ -91,7 +93,7 @@ def compare_command(
             recipe=recipe,
             seeds=range(recipe.seed, recipe.seed + seeds),
             transform=transform,
-            task=task,
+            task=learned,
             source=source,
             named_recipe=recipe_name,
             out=out / ADAPTERS,
@@ -113,9 +115,9 @@ def show(comparison: Comparison) -> None:
 
     from sidetune.runs.report import cells, footnote, heading, headings
 
-    table = Table(*headings(comparison.metric), title=heading(comparison), title_justify="left")
+    table = Table(*headings(comparison.figure), title=heading(comparison), title_justify="left")
     for row in comparison.rows:
-        table.add_row(*cells(row, comparison.metric))
+        table.add_row(*cells(row, comparison.figure))
     console = Console()
     console.print(table)
     console.print(footnote(comparison), highlight=False)

@@ -10,13 +10,14 @@ from typing import Annotated
 
 import typer
 
-from sidetune.cli.options import JSON, Backbone, Set, SkipBad
+from sidetune.cli.options import JSON, Backbone, Set, SkipBad, TaskName
 
 
 def extract_command(
     data: Annotated[str, typer.Argument(help="Image folder, or a data set's name, as `sidetune fit` takes it.")],
     store: Annotated[Path, typer.Option(help="Folder that stores are kept in.")],
     backbone: Backbone = "vit_base_patch16_224.augreg_in21k",
+    task: TaskName = None,
     methods: Annotated[str, typer.Option(help="Whose features; names with commas between share one pass.")] = "dtl+",
     views: Annotated[int, typer.Option(help="Random views of each training image; 0 for transform=vtab.", min=0)] = 0,
     settings: Set = [],  # noqa: B006
@@ -29,15 +30,15 @@ def extract_command(
     from sidetune.cli.choices import Setup, changed, changed_recipe, check_names, opened, parse, several
     from sidetune.cli.data import read_checked, source_of
     from sidetune.cli.progress import ERR, progress
+    from sidetune.cli.tasks import task_for
     from sidetune.datasets import as_dataset
     from sidetune.methods import find_method
     from sidetune.model import adapt
     from sidetune.recipe import Recipe
     from sidetune.store import FeatureStore
-    from sidetune.tasks import task_of
     from sidetune.train.kept import keep, together
 
-    choices = parse(settings)
+    choices = parse(settings, task)
     setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices)
     recipe = replace(recipe, views=views)
     names = several(methods)
@@ -46,8 +47,8 @@ def extract_command(
     with progress() as report:
         splits = read_checked(source_of(data, setup, skip_bad=skip_bad), report)
         network = opened(backbone, setup)
-        task = task_of(splits.train, setup.task)
-        models = [adapt(network, method, task=task, transform=setup.transform) for method in chosen]
+        learned = task_for(splits.train, setup, choices)
+        models = [adapt(network, method, task=learned, transform=setup.transform) for method in chosen]
         if unfrozen := [name for name, model in zip(names, models, strict=True) if model.prefix is None]:
             raise ValueError(f"no block is frozen under {', '.join(unfrozen)}, so there are no features to store")
         need, compute = together(network, models, recipe)
@@ -70,5 +71,6 @@ def extract_command(
     for name in names:
         words = ["sidetune", "fit", data, "--backbone", backbone, "--method", name, "--store", str(store)]
         words += ["--views", str(views)] if views else []
+        words += ["--task", task] if task else []
         words += [word for setting in settings for word in ("--set", setting)]
         print(f"train from them: {shlex.join(words)}")

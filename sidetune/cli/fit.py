@@ -58,6 +58,7 @@ def fit_command(
     from sidetune.cli.plan import parse_bytes
     from sidetune.cli.progress import ERR, progress
     from sidetune.cli.resumed import about, gone_on_with
+    from sidetune.cli.tasks import task_for, with_choices
     from sidetune.cli.trials import chosen_for
     from sidetune.data.sources import name_of
     from sidetune.errors import DataError
@@ -66,10 +67,10 @@ def fit_command(
     from sidetune.memo import Memo
     from sidetune.runs.carry_out import Ready, carry_out
     from sidetune.runs.run import Run
-    from sidetune.tasks import from_description, task_of
+    from sidetune.tasks import from_description
     from sidetune.train.folder import TRIALS, Folder
 
-    choices = parse(settings)
+    choices = parse(settings, task)
     start = asked(recipe, method, backbone, DEFAULT_METHOD)
     if out is None:
         if data is None:
@@ -86,7 +87,7 @@ def fit_command(
         ERR.print(f"nothing to resume in {out}; a run begins{tried}", markup=False)
     if data is None:
         raise DataError(f"{out} does not say what it was trained on; name the images")
-    setup = changed(start.setup, choices.setup | ({} if task is None else {"task": task}))
+    setup = changed(start.setup, choices.setup)
     if k is not None:
         choices.method["k"] = k
     search_lr, left_open = lr == "auto", [name for name, value in choices.method.items() if value == "auto"]
@@ -102,8 +103,10 @@ def fit_command(
         source = source_of(data, setup, skip_bad=skip_bad)
         splits = read_checked(source, report)
         goes_on = before is not None and start.setup.task == setup.task
-        begun = from_description(before or {}) if goes_on else task_of(splits.train, setup.task)
-        begun = changed(begun, choices.task)
+        if goes_on:
+            begun = with_choices(from_description(before or {}), choices)
+        else:
+            begun = task_for(splits.train, setup, choices)
         transform = setup.preset(begun.targets)
         network = opened(start.backbone, setup)
         held.enter_context(worked_on(out))

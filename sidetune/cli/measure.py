@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidetune.cli.options import JSON, Backbone, Set
+from sidetune.cli.options import JSON, Backbone, NumClasses, Set, TaskName
 
 if TYPE_CHECKING:
     from sidetune.measure.costs import Cost
@@ -22,7 +22,8 @@ def measure_command(
         str | None,
         typer.Option(help="A choice of the methods and its values: first_write=1,4,7,10.", metavar="NAME=..."),
     ] = None,
-    num_classes: Annotated[int, typer.Option(help="Labels the head tells apart.", min=2)] = 100,
+    task: TaskName = None,
+    num_classes: NumClasses = 100,
     time: Annotated[bool, typer.Option(help="Also time steps and inference, on random pixels and weights.")] = True,
     out: Annotated[Path, typer.Option(help="Folder of the result file and the picture.")] = Path("measure-report"),
     settings: Set = [],  # noqa: B006
@@ -34,14 +35,16 @@ def measure_command(
     from sidetune.backbones import open_backbone
     from sidetune.cli.choices import Setup, changed, changed_recipe, parse, several
     from sidetune.cli.progress import ERR
+    from sidetune.cli.tasks import task_without_data
     from sidetune.measure.costs import cost, save_costs
     from sidetune.measure.plots import plot_memory
     from sidetune.methods import find_method
     from sidetune.recipe import Recipe
     from sidetune.train.precision import best_device
 
-    choices = parse(settings)
+    choices = parse(settings, task)
     setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices)
+    learned = task_without_data(num_classes, setup, choices)
     presets = {name: find_method(name) for name in several(methods)}
     shape = setup.architecture or backbone  # costs are those of the shape, whatever the weights
     device = best_device()
@@ -51,10 +54,10 @@ def measure_command(
     for name, preset in presets.items():
         for label, change in values_of(sweep):
             method = changed(changed(preset, choices.method), change)
-            rows.append(cost(f"{name}{label}", opened, method, num_classes, recipe, device, timed=time))
+            rows.append(cost(f"{name}{label}", opened, method, learned, recipe, device, timed=time))
             ERR.print(f"{rows[-1].method}: {rows[-1].memory.peak / 2**20:,.0f} MiB")
     out.mkdir(parents=True, exist_ok=True)
-    save_costs(rows, opened.card, recipe, out / "costs.json")
+    save_costs(rows, opened.card, learned, recipe, out / "costs.json")
     plot_memory({row.method: row.memory for row in rows}, out / "memory.png")
     if as_json:
         print(json.dumps([asdict(row) for row in rows]))

@@ -27,8 +27,12 @@ TaskName = Annotated[
     str | None,
     typer.Option(
         "--task",
-        help="classification, multilabel, regression, segmentation or detection, where the images leave it open.",
+        help="classification, multilabel, regression, segmentation, detection or your own; what the data is for if "
+        "not given.",
     ),
+]
+NumClasses = Annotated[
+    int, typer.Option(help="Classes the head tells apart, labels it gives, or numbers it finds.", min=1)
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
 Resume = Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sidetune.cli.options import JSON, Backbone, MemoryBudget, Set
+from sidetune.cli.options import JSON, Backbone, MemoryBudget, NumClasses, Set, TaskName
 
 if TYPE_CHECKING:
     from sidetune.measure.plan import Plan
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def plan_command(
     backbone: Backbone = "vit_base_patch16_224.augreg_in21k",
     method: Annotated[str, typer.Option(help="See `sidetune methods`.")] = "dtl+",
-    num_classes: Annotated[int, typer.Option(help="Labels the head tells apart.", min=2)] = 100,
+    task: TaskName = None,
+    num_classes: NumClasses = 100,
     images: Annotated[
         int, typer.Option(help="Size of the data set, for what a store of features takes.", min=1)
     ] = 1000,
@@ -31,17 +32,20 @@ def plan_command(
 
     from sidetune.backbones import open_backbone
     from sidetune.cli.choices import Setup, changed, changed_recipe, parse
+    from sidetune.cli.tasks import task_without_data
     from sidetune.measure.plan import fit_budget, largest_batch, plan, told
     from sidetune.methods import find_method
     from sidetune.model import adapt
     from sidetune.recipe import Recipe
+    from sidetune.tasks import name_of_task
 
-    choices = parse(settings)
+    choices = parse(settings, task)
     setup, recipe = changed(Setup(), choices.setup), changed_recipe(Recipe(), choices)
+    learned = task_without_data(num_classes, setup, choices)
     with torch.device("meta"):
         shape = setup.architecture or backbone  # a weights file's shape is its architecture's
         opened = open_backbone(shape, image_size=setup.image_size, pretrained=False)
-        model = adapt(opened, changed(find_method(method), choices.method), num_classes=num_classes)
+        model = adapt(opened, changed(find_method(method), choices.method), task=learned)
     largest = None
     if memory_budget is not None:
         budget = parse_bytes(memory_budget)
@@ -50,9 +54,10 @@ def plan_command(
     found = plan(model, recipe)
     if as_json:
         store = {"images": images, "store_bytes": images * found.features_bytes, "largest_batch": largest}
-        print(json.dumps({**found.as_dict(), "method": method, **store}))
+        about = {"method": method, "task": name_of_task(learned), "num_classes": num_classes}
+        print(json.dumps({**found.as_dict(), **about, **store}))
         return
-    show(found, method, images)
+    show(found, f"{method} for {name_of_task(learned)}", images)
     if largest is not None:
         ways = told(recipe) or "nothing has to be saved"
         print(f"within {memory_budget}: {ways}; the largest batch that fits this way is {largest:,}")

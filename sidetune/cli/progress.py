@@ -9,16 +9,15 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sidetune.tasks.task import in_figures, name_of
+from sidetune.tasks.metric import METRICS, Metric
 from sidetune.train.epoch import Epoch
 
 ERR = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def line(record: Epoch, num_epochs: int) -> str:
-    score = "" if record.val_accuracy is None else f"  val {100 * record.val_accuracy:5.1f} %"
-    if record.val and "accuracy" not in record.val:
-        score = "  val " + ", ".join(f"{name_of(name)} {in_figures(name, value)}" for name, value in record.val.items())
+def line(record: Epoch, num_epochs: int, metric: Metric) -> str:
+    value = record.scored(metric.key)
+    score = "" if value is None else f"  val {metric.title} {metric.told(value)}"
     where = f"epoch {record.epoch:>3}/{num_epochs}"
     return f"{where}  loss {record.loss:.4f}{score}  lr {record.lr:.1e}  {record.seconds:.1f} s"
 
@@ -27,11 +26,14 @@ class Lines:
     """For files and pipes."""
 
     def __init__(self) -> None:
-        self.prefix = ""
+        self.prefix, self.deciding = "", METRICS["accuracy"]
         self.said = time.monotonic()
 
     def method(self, name: str, seed: int) -> None:
         self.prefix = f"{name} (seed {seed})  "
+
+    def metric(self, metric: Metric) -> None:
+        self.deciding = metric
 
     def features(self, done: int, total: int) -> None:
         self.now_and_then(f"features of {done}/{total} images")
@@ -46,7 +48,7 @@ class Lines:
         pass
 
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:
-        ERR.print(self.prefix + line(epoch, num_epochs))
+        ERR.print(self.prefix + line(epoch, num_epochs, self.deciding))
 
     def now_and_then(self, text: str) -> None:
         if time.monotonic() - self.said > 10:

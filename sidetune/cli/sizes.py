@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from sidetune.cli.options import JSON, Overwrite, RecipesBackbone, Resume, Set, SkipBad
+from sidetune.cli.options import JSON, Overwrite, RecipesBackbone, Resume, Set, SkipBad, TaskName
 
 SUPERNET_LR = 5e-4
 """The authors'; single sub-networks are trained at twice that."""
@@ -23,6 +23,7 @@ def search_command(
     max_parameters: Annotated[int, typer.Option(help="Most trained parameters, the head not counted.", min=1)],
     method: Annotated[str, typer.Option(help="A method with sizes to search for.")] = "noah",
     backbone: RecipesBackbone = None,
+    task: TaskName = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the search; runs/DATA-METHOD-search if not given.")
     ] = None,
@@ -44,13 +45,15 @@ def search_command(
     from sidetune.cli.named import asked
     from sidetune.cli.progress import progress
     from sidetune.cli.resumable import words_given
-    from sidetune.data.samples import split_off
+    from sidetune.cli.tasks import task_for
+    from sidetune.data.samples import split
     from sidetune.measure.machine import birth_certificate
     from sidetune.runs.folder import output_folder
     from sidetune.runs.sizes import search_sizes
     from sidetune.runs.trials import SHARE_FOR_VALIDATION
+    from sidetune.tasks import described
 
-    choices = parse(settings)
+    choices = parse(settings, task)
     start = asked(recipe, method, backbone, method)
     setup = changed(start.setup, choices.setup)
     supernets = replace(start.recipe, epochs=epochs, warmup_epochs=None, lr=SUPERNET_LR)
@@ -62,10 +65,12 @@ def search_command(
         splits = read_checked(source, report)
         train, val = splits.train, splits.val
         if val is None:
-            train, val = split_off(train, SHARE_FOR_VALIDATION, supernets.seed)
+            train, val = split(train, SHARE_FOR_VALIDATION, supernets.seed)
+        learned = task_for(train, setup, choices)
+        transform = setup.preset(learned.targets)
+        network = opened(start.backbone, setup)
         out = out or Path("runs") / f"{splits.name}-{method}-search"
         memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
-        network, transform = opened(start.backbone, setup), setup.preset(train.task)
         found = search_sizes(
             network,
             chosen,
@@ -75,15 +80,17 @@ def search_command(
             recipe=supernets,
             evolution=Evolution.of(generations, population),
             transform=transform,
+            task=learned,
             out=out / "supernet",
             resume=resume,
             overwrite=overwrite,
             memo=memo,
             report=report,
         )
+    metric = found.metric
     best = {name: getattr(found.method, name) for name in asdict(found.subnet)}
     words = ["sidetune", "fit", data, *(["--recipe", recipe] if recipe else []), "--backbone", start.backbone]
-    words += ["--method", method]
+    words += ["--method", method, *(["--task", task] if task else [])]
     for setting in (
         *(setting for setting in settings if not setting.startswith("recipe.")),
         *(f"method.{name}={','.join(map(str, sizes))}" for name, sizes in best.items()),
@@ -101,16 +108,21 @@ def search_command(
         "supernet": {"method": asdict(chosen), "recipe": asdict(supernets)},
         "subnet": best,
         "num_parameters": found.num_parameters,
+        "task": described(learned),
+        "metric": metric.key,
         "val_accuracy": found.val_accuracy,
-        "scored": [{**asdict(s.candidate), "score": s.score, "generation": s.generation} for s in found.scored],
+        "scored": [
+            {**asdict(s.candidate), "score": metric.ranked(s.score), "generation": s.generation} for s in found.scored
+        ],
         "train_it": words,
     }
     write_text(out / "search.json", json.dumps(result, indent=1) + "\n")
     if as_json:
         print(json.dumps(result))
         return
-    print(f"{len(found.scored)} sub-networks scored; the best labels {100 * found.val_accuracy:.1f} % of {len(val):,}")
     print(
-        f"images right with the supernet's weights, {found.num_parameters:,} trained parameters: {out / 'search.json'}"
+        f"{len(found.scored)} sub-networks scored; of the best, with the supernet's weights, {metric.title} "
+        f"{metric.told(found.val_accuracy)} on {len(val):,} images"
     )
+    print(f"{found.num_parameters:,} trained parameters: {out / 'search.json'}")
     print(f"train it anew: {shlex.join(words)}")

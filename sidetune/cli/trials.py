@@ -23,14 +23,16 @@ class Trials:
     """A report that shows trials rather than their epochs."""
 
     def __init__(self, report: Lines) -> None:
-        self.features = report.features
-        self.step = report.step
+        self.report = report
+        self.features, self.step, self.metric = report.features, report.step, report.metric
 
     def epoch(self, *_: object) -> None:
         pass
 
     def trial(self, trial: Trial) -> None:
-        ERR.print(f"tried {told(trial.choice)} for {trial.epochs} epochs: val {100 * trial.val_accuracy:.1f} %")
+        metric = self.report.deciding
+        value = metric.told(metric.ranked(trial.val_accuracy))
+        ERR.print(f"tried {told(trial.choice)} for {trial.epochs} epochs: val {metric.title} {value}")
 
 
 def told(choice: Choice) -> str:

@@ -14,11 +14,12 @@ from sidetune.backbones import Backbone, Card
 from sidetune.measure.machine import birth_certificate
 from sidetune.measure.memory import Memory
 from sidetune.measure.parameters import Parameters
-from sidetune.measure.plan import Operations, plan
+from sidetune.measure.plan import Operations, begun, plan
 from sidetune.measure.speed import images_per_second, step_seconds
 from sidetune.methods import Method
 from sidetune.model import adapt
 from sidetune.recipe import Recipe
+from sidetune.tasks import Task, name_of_task
 from sidetune.train.precision import TYPES, resolve
 
 BATCHES = (1, 4, 16)
@@ -42,7 +43,7 @@ def cost(
     name: str,
     backbone: Backbone,
     method: Method,
-    num_classes: int,
+    task: Task,
     recipe: Recipe,
     device: torch.device,
     *,
@@ -50,7 +51,7 @@ def cost(
 ) -> Cost:
     """Measure one method; without `timed` nothing is computed and the backbone may be on the meta device."""
     with torch.device("cpu" if timed else "meta"):
-        model = adapt(backbone, method, num_classes=num_classes)
+        model = adapt(backbone, method, task=begun(task, backbone.card.image_size))
     planned = plan(model, recipe)
     flying, kept, speeds = None, None, {}
     if timed:
@@ -69,7 +70,8 @@ def cost(
     )
 
 
-def save_costs(rows: Sequence[Cost], card: Card, recipe: Recipe, path: Path) -> None:
+def save_costs(rows: Sequence[Cost], card: Card, task: Task, recipe: Recipe, path: Path) -> None:
     """Write everything, with machine, versions, commit and command, as JSON."""
-    about = {"kind": "costs", "backbone": asdict(card), "recipe": asdict(recipe), **birth_certificate()}
+    learned = {"task": name_of_task(task), "num_classes": len(task.classes)}
+    about = {"kind": "costs", "backbone": asdict(card), **learned, "recipe": asdict(recipe), **birth_certificate()}
     write_text(path, json.dumps({**about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")

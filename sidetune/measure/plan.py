@@ -15,13 +15,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from sidetune.backbones.structure import empty, rebuild
-from sidetune.errors import OverBudget
+from sidetune.errors import DataError, OverBudget
 from sidetune.measure.machine import library_bytes
 from sidetune.measure.memory import Memory, training_memory, training_peak
 from sidetune.measure.parameters import Parameters, count
 from sidetune.model import AdaptedModel
 from sidetune.recipe import Precision, Recipe
 from sidetune.seam.features import Features
+from sidetune.tasks import Task
 from sidetune.train.precision import TYPES, best_device, resolve
 from sidetune.train.step import can_be_cut
 
@@ -104,8 +105,21 @@ def precision_here(recipe: Recipe) -> Precision:
 @contextmanager
 def without_values(model: AdaptedModel, recipe: Recipe) -> Iterator[AdaptedModel]:
     """A copy of the model whose tensors have shapes and types but no values, for computing on a pretended CPU."""
+    task = begun(model.task, model.card.image_size)
     with FakeTensorMode(), torch.device("cpu"):
-        yield rebuild(model, empty).hold(TYPES[precision_here(recipe)], "cpu", weights=recipe.weights)
+        fake = rebuild(model, empty)
+        fake.task = task
+        yield fake.hold(TYPES[precision_here(recipe)], "cpu", weights=recipe.weights)
+
+
+def begun(task: Task, image_size: tuple[int, int]) -> Task:
+    """The task after a look at stand-in targets, where there is something to learn from them."""
+    with torch.device("cpu"):
+        targets = task.stand_in(2, image_size)
+    try:
+        return task.begin(list(targets))
+    except DataError:
+        return task
 
 
 def memory_of(fake: AdaptedModel, recipe: Recipe) -> Memory:

@@ -9,14 +9,13 @@ from typing import Any
 
 from sidetune.errors import DataError
 from sidetune.means import Means
-from sidetune.runs.carry_out import carry_out, other_images, ready
+from sidetune.runs.carry_out import RunReport, carry_out, other_images, ready
 from sidetune.runs.compare import Comparison
 from sidetune.runs.result import Result, differing
 from sidetune.runs.run import Run
 from sidetune.saved import from_saved
 from sidetune.sealed import is_as_written, parsed
 from sidetune.train.folder import RESULT
-from sidetune.train.loop import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +79,7 @@ def of_comparison(c: Comparison, told: Mapping[str, Any]) -> list[Former]:
     return found
 
 
-def repeat(former: Former, report: Report | None = None, *, out: Path | None = None) -> Again:
+def repeat(former: Former, report: RunReport | None = None, *, out: Path | None = None) -> Again:
     """Carry a run out again, on the images and weights that are there now, and tell what differs.
 
     Raises as `ready` does where they are gone.

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from accelerate import Accelerator
 
@@ -24,6 +24,7 @@ from sidetune.runs.result import Result
 from sidetune.runs.run import Run, images_of
 from sidetune.saving import found_again, opened_as
 from sidetune.sealed import sealed_json
+from sidetune.tasks.metric import Metric, metric_of
 from sidetune.train.evaluate import evaluate
 from sidetune.train.folder import RESULT, differences
 from sidetune.train.loop import Report, fit
@@ -72,10 +73,16 @@ def other_images(run: Run, splits: Splits) -> str:
     return differences({"data": dict(run.images)}, {"data": images_of(splits)})
 
 
+class RunReport(Report, Protocol):
+    def metric(self, metric: Metric) -> None:
+        """By which figure the epochs to come are judged."""
+        ...
+
+
 def carry_out(
     run: Run,
     means: Means | None = None,
-    report: Report | None = None,
+    report: RunReport | None = None,
     *,
     having: Ready | None = None,
     scored: Sequence[str] = ("val", "test"),
@@ -94,6 +101,8 @@ def carry_out(
     having = having or ready(run)
     model, train = having.model, having.part("train")
     assert train is not None
+    if report is not None:
+        report.metric(metric_of(run.task))
     if train is not having.splits.train:  # of features alone a method cannot see what it wants to
         begin(model, having.splits.train, run.recipe.seed)
     done = fit(

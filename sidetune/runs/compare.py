@@ -31,15 +31,17 @@ from sidetune.memo import Memo
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel
 from sidetune.recipe import Recipe
-from sidetune.runs.carry_out import Ready, carry_out
+from sidetune.runs.carry_out import Ready, RunReport, carry_out
 from sidetune.runs.folder import UNFINISHED, forget
 from sidetune.runs.run import Run, images_of
 from sidetune.saved import CONFIG, from_saved
 from sidetune.saving import Adapter
+from sidetune.tasks.metric import Metric, decided, metric_named, metric_of
 from sidetune.tasks.task import Task
 from sidetune.train.epoch import Epoch
+from sidetune.train.evaluate import check_metric
 from sidetune.train.kept import share_features
-from sidetune.train.loop import Report, Silent
+from sidetune.train.loop import Silent
 from sidetune.train.precision import TYPES, resolve
 
 
@@ -97,7 +99,13 @@ class Comparison:
     std: tuple[float, ...] | None = None
     """How pixels were normalised; None in files of earlier versions."""
     metric: str = "accuracy"
-    """What `Row.accuracies` are; see `sidetune.tasks.task`."""
+    """What `Row.accuracies` are."""
+    metric_is: Metric | None = None
+    """How it is told, as its task states it; None in files of earlier versions."""
+
+    @property
+    def figure(self) -> Metric:
+        return self.metric_is or metric_named(self.metric)
 
     def save(self, path: Path) -> None:
         """Write everything, with machine, versions, commit and command, as JSON."""
@@ -123,10 +131,12 @@ class Comparison:
         ]
         own = {f.name: result[f.name] for f in fields(Comparison) if f.name in result}
         own |= {name: tuple(own[name]) for name in ("mean", "std") if own.get(name)}
+        if own.get("metric_is"):
+            own["metric_is"] = from_saved(Metric, own["metric_is"])
         return Comparison(**{**own, "rows": tuple(rows), "image_size": tuple(result["image_size"])})
 
 
-class CompareReport(Report, Protocol):
+class CompareReport(RunReport, Protocol):
     def method(self, name: str, seed: int) -> None: ...
 
 
@@ -199,8 +209,10 @@ def compare(
     }
     models = {name: places[name, seeds[0]].run.adapted(backbone) for name in methods}
     left = [name for name in models if not all(places[name, seed].is_known for seed in seeds)]
-    start = time.perf_counter()
     sharing = [models[name] for name in left]
+    if sharing:
+        check_metric(sharing[0])
+    start = time.perf_counter()
     shared = share_features(splits.parts(), backbone, sharing, recipe, report.features) if sharing else {}
     seconds = time.perf_counter() - start if shared else 0.0
     rows = []
@@ -227,7 +239,7 @@ def compare(
                 resume=memo is not None,
             )
             outcome = Outcome(
-                accuracy=done.scores[scored_on].values[task.metric],
+                accuracy=decided(task, done.scores[scored_on].values),
                 history=done.history,
                 features_kept=done.features_kept,
                 peak_bytes=peak,
@@ -264,6 +276,7 @@ def compare(
         mean=backbone.card.mean,
         std=backbone.card.std,
         metric=task.metric,
+        metric_is=metric_of(task),
     )
     return comparison, models
 

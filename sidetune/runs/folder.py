@@ -31,20 +31,34 @@ def output_folder(
 ) -> Iterator[Memo]:
     """Work in a folder alone: what was found in it already, where that is gone on with. `words` are kept beside it.
 
+    Where what was asked for is refused (ValueError) before anything is found out, nothing is left of it.
+
     Raises RunExists if it holds a report and neither is allowed, or what sidetune did not write under names that a
     report uses; InUse where another process works there.
     """
     check_free(out, resume=resume, overwrite=overwrite)
+    made_here = not out.exists()
     with worked_on(out):
         if overwrite and not resume:
             clear(out)
-        memo = Memo(out / ANSWERS)
+        is_new, memo = not (out / ANSWERS).exists(), Memo(out / ANSWERS)
         memo.about = memo.about or dict(words)
         memo.write()
-        yield memo
-        for folder in (out / UNFINISHED, out / ADAPTERS):
-            with suppress(OSError):  # only where nothing is left in it
-                folder.rmdir()
+        try:
+            yield memo
+        except ValueError:
+            forget_empty(out)
+            if is_new and not memo.answers and taken(out) == [out / ANSWERS]:
+                (out / ANSWERS).unlink()
+                forget_empty(out, itself=made_here)
+            raise
+        forget_empty(out)
+
+
+def forget_empty(out: Path, *, itself: bool = False) -> None:
+    for folder in (out / UNFINISHED, out / ADAPTERS, *[out] * itself):
+        with suppress(OSError):  # only where nothing is left in it
+            folder.rmdir()
 
 
 def check_free(out: Path, *, resume: bool, overwrite: bool) -> None:

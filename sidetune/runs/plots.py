@@ -16,7 +16,7 @@ from sidetune.data.samples import Samples
 from sidetune.measure.plots import COLOURS, tidy
 from sidetune.model import AdaptedModel
 from sidetune.runs.compare import Comparison
-from sidetune.tasks.task import SHARES, PlacedTask, factor, name_of
+from sidetune.tasks.task import PlacedTask
 
 MARKERS = "osD"
 """The next one where colours start again."""
@@ -30,7 +30,8 @@ def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
     height = 8.4 if max(len(c.rows) for c in comparisons) > CROWDED else 4.8
     figure = Figure(figsize=(5.2 * len(comparisons), height), layout="constrained")
     for axes, c in zip(figure.subplots(1, len(comparisons), squeeze=False)[0], comparisons, strict=True):
-        crowded, times = len(c.rows) > CROWDED and c.metric in SHARES, factor(c.metric)
+        crowded = len(c.rows) > CROWDED and c.figure.percent and not c.figure.lower_is_better
+        times = c.figure.factor
         for row in c.rows:
             i = methods.index(row.method)
             mib, accuracy = row.peak_bytes / 2**20, times * row.accuracy
@@ -47,7 +48,7 @@ def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
                 label=legend(row.method + " (whole process)" * row.whole_process, row.parameters.trainable),
             )
         axes.set_xlabel("peak memory of a training step (MiB)")
-        axes.set_ylabel(f"{c.scored_on} {axis_name(c.metric)}")
+        axes.set_ylabel(f"{c.scored_on} {c.figure.axis}")
         axes.set_title(f"{c.data}, {c.image_size[0]} px")
         if crowded:
             logarithmic(axes)
@@ -64,10 +65,6 @@ def plot_accuracy_memory(comparisons: Sequence[Comparison], path: Path) -> None:
             if isinstance(handle, PathCollection):
                 handle.set_sizes([40])
     figure.savefig(path, dpi=150)
-
-
-def axis_name(metric: str) -> str:
-    return f"{name_of(metric)} (%)" if metric in SHARES else name_of(metric)
 
 
 def logarithmic(axes: Axes) -> None:
@@ -93,13 +90,13 @@ def plot_study(c: Comparison, study: str, path: Path) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     accuracy_axes, memory_axes = figure.subplots(1, 2)
     labels = [row.method for row in c.rows]
-    times = factor(c.metric)
+    times = c.figure.factor
     spreads = np.nan_to_num([times * row.spread for row in c.rows])
     line = {"color": COLOURS[0], "marker": "o", "capsize": 3}
     if not all(label.isdigit() for label in labels):  # variants without an order are not joined
         line["linestyle"] = "none"
     accuracy_axes.errorbar(labels, [times * row.accuracy for row in c.rows], yerr=spreads, **line)
-    accuracy_axes.set_ylabel(f"{c.scored_on} {axis_name(c.metric)}")
+    accuracy_axes.set_ylabel(f"{c.scored_on} {c.figure.axis}")
     memory_axes.bar(labels, [row.peak_bytes / 2**20 for row in c.rows], color=COLOURS[1], width=0.6)
     memory_axes.set_ylabel("peak memory of a training step (MiB)")
     for axes in (accuracy_axes, memory_axes):
@@ -120,14 +117,14 @@ def plot_curves(comparisons: Sequence[Comparison], path: Path) -> None:
             style = {"color": COLOURS[i % 10], "marker": "o", "markersize": 3, "label": row.method}
             loss_axes.plot(epochs, [e.loss for e in row.histories[0]], **style)
             known = ((e.epoch, e.scored(c.metric)) for e in row.histories[0])
-            scores = [(epoch, factor(c.metric) * value) for epoch, value in known if value is not None]
+            scores = [(epoch, c.figure.factor * value) for epoch, value in known if value is not None]
             accuracy_axes.plot(*zip(*scores, strict=True), **style) if scores else None
         loss_axes.set_ylabel("training loss")
         loss_axes.set_xlabel("epoch")
         loss_axes.set_yscale("log")
         loss_axes.set_title(c.data)
         loss_axes.legend(frameon=False, fontsize=8)
-        accuracy_axes.set_ylabel(f"validation {axis_name(c.metric)}")
+        accuracy_axes.set_ylabel(f"validation {c.figure.axis}")
         accuracy_axes.set_xlabel("epoch")
         tidy(loss_axes)
         tidy(accuracy_axes)

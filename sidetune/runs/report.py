@@ -10,22 +10,24 @@ from sidetune.data.samples import Samples
 from sidetune.model import AdaptedModel
 from sidetune.runs.compare import Comparison, Row
 from sidetune.runs.plots import plot_accuracy_memory, plot_curves, plot_predictions
-from sidetune.tasks.task import SHARES, factor, in_figures, name_of
+from sidetune.tasks.metric import METRICS, Metric
+
+ACCURACY = METRICS["accuracy"]
 
 
-def headings(metric: str = "accuracy") -> tuple[str, ...]:
-    return "method", name_of(metric), "trained parameters", "frozen blocks", "peak memory", "seconds per epoch"
+def headings(metric: Metric = ACCURACY) -> tuple[str, ...]:
+    return "method", metric.title, "trained parameters", "frozen blocks", "peak memory", "seconds per epoch"
 
 
-def cells(row: Row, metric: str = "accuracy") -> tuple[str, ...]:
+def cells(row: Row, metric: Metric = ACCURACY) -> tuple[str, ...]:
     """A row as text, in the order of `headings`."""
-    digits = ".1f" if metric in SHARES else ".3g"
-    spread = f" ± {factor(metric) * row.spread:{digits}}" if len(row.accuracies) > 1 else ""
+    digits = ".1f" if metric.percent else ".3g"
+    spread = f" ± {metric.factor * row.spread:{digits}}" if len(row.accuracies) > 1 else ""
     epochs = len(row.histories[0])
     seconds = f"{row.seconds_per_epoch:.2f} (x {epochs})"
     return (
         row.method,
-        f"{in_figures(metric, row.accuracy)}{spread}",
+        f"{metric.told(row.accuracy)}{spread}",
         f"{row.parameters.trainable:,}",
         str(row.frozen_depth),
         f"{row.peak_bytes / 2**20:,.0f} MiB{' †' if row.whole_process else ''}",
@@ -35,7 +37,7 @@ def cells(row: Row, metric: str = "accuracy") -> tuple[str, ...]:
 
 def footnote(c: Comparison) -> str:
     scored = f"{c.num_images[c.scored_on]:,} {c.scored_on} images"
-    name = name_of(c.metric)
+    name = c.figure.title
     name = name.capitalize() if name.islower() else name
     text = f"{name} on {scored}; parameters without the head; memory of a whole training step."
     if any(row.features_kept for row in c.rows):
@@ -52,9 +54,9 @@ def heading(c: Comparison) -> str:
 
 
 def markdown(c: Comparison) -> str:
-    names = headings(c.metric)
+    names = headings(c.figure)
     lines = [f"## {heading(c)}", "", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
-    lines += [f"| {' | '.join(cells(row, c.metric))} |" for row in c.rows]
+    lines += [f"| {' | '.join(cells(row, c.figure))} |" for row in c.rows]
     return "\n".join([*lines, "", footnote(c), ""])
 
 

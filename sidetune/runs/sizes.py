@@ -20,11 +20,11 @@ from sidetune.memo import Memo
 from sidetune.methods import Method
 from sidetune.model import AdaptedModel
 from sidetune.recipe import Recipe
-from sidetune.runs.carry_out import Ready, carry_out
+from sidetune.runs.carry_out import Ready, RunReport, carry_out
 from sidetune.runs.run import Run
 from sidetune.seam.features import Features
-from sidetune.tasks import task_of
-from sidetune.tasks.task import rank
+from sidetune.tasks import Task, described, task_of
+from sidetune.tasks.metric import Metric, decided, metric_of
 from sidetune.train.batches import evaluation_batches
 from sidetune.train.evaluate import score
 from sidetune.train.kept import keep
@@ -57,7 +57,7 @@ class Searchable(Protocol):
         ...
 
 
-class SearchReport(Report, Protocol):
+class SearchReport(RunReport, Protocol):
     def candidates(self, done: int, total: int) -> None: ...
 
 
@@ -71,12 +71,13 @@ class Found:
     method: Method
     """The method with the sub-network that won; train it anew."""
     subnet: Subnet
+    metric: Metric
     val_accuracy: float
-    """With the supernet's weights, in 0..1."""
+    """The metric's value with the supernet's weights; of classification the accuracy, in 0..1."""
     num_parameters: int
     """Trained ones, without the head."""
     scored: list[Scored[Subnet]]
-    """Everything that was scored, best first; among equals the smallest."""
+    """Everything that was scored, best first; among equals the smallest. Scores are ranks of the metric's values."""
 
 
 def search_sizes(
@@ -88,7 +89,8 @@ def search_sizes(
     max_parameters: int,
     recipe: Recipe,
     evolution: Evolution | None = None,
-    transform: str = "photo",
+    transform: str | None = None,
+    task: Task | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -96,7 +98,8 @@ def search_sizes(
     report: SearchReport | None = None,
 ) -> Found:
     """Train the method's supernet by `recipe`, then find the sub-network of at most `max_parameters` trained parameters
-    (the head not counted) that labels most of `val` right; test images are never seen.
+    (the head not counted) that does best on `val` by the metric of `task`, which is that of the data if not given; test
+    images are never seen.
 
     With `out`, the supernet is saved there, with a checkpoint after every epoch. `memo` keeps scores. Runs in one
     process. Raises ValueError for a method without sizes to search for, and for a limit that no sub-network keeps.
@@ -111,12 +114,13 @@ def search_sizes(
     if smallest > max_parameters:
         raise ValueError(f"max_parameters is {max_parameters:,}, but the smallest sub-network has {smallest:,}")
     alone = Splits(name="", train=train, val=None, test=None)
-    run = Run.of(alone, backbone, method.as_supernet(), recipe, task=task_of(train), transform=transform)
+    task = task or task_of(train)
+    run = Run.of(alone, backbone, method.as_supernet(), recipe, task=task, transform=transform)
     model = run.adapted(backbone)
     having = Ready(splits=alone, model=model)
     carry_out(run, recipe.means, report, having=having, out=out, resume=resume, overwrite=overwrite)
 
-    accuracy = scorer(model, val, recipe, report)
+    goodness = scorer(model, val, recipe, report)
     rng = random.Random(recipe.seed)
 
     def chance(probability: float) -> bool:
@@ -124,12 +128,13 @@ def search_sizes(
 
     weights = None if memo is None else digest_of(model.trained())
     images = None if memo is None else val.digest()
+    asked = {} if task == task_of(train) else {"task": described(task)}
 
     def score_of(subnet: Subnet) -> float:
-        question = {"subnet": asdict(subnet), "weights": weights, "images": images}
+        question = {"subnet": asdict(subnet), "weights": weights, "images": images, **asked}
         if memo is None or (known := memo.find(question)) is None:
             method.activate(model, subnet)
-            known = accuracy()
+            known = goodness()
             if memo is not None:
                 memo.put(question, known)
         return float(known)
@@ -150,14 +155,15 @@ def search_sizes(
     return Found(
         method=method.with_subnet(best.candidate),
         subnet=best.candidate,
-        val_accuracy=best.score,
+        metric=metric_of(task),
+        val_accuracy=metric_of(task).ranked(best.score),
         num_parameters=method.num_parameters(backbone, best.candidate),
         scored=scored,
     )
 
 
 def scorer(model: AdaptedModel, val: Samples, recipe: Recipe, report: Report) -> Callable[[], float]:
-    """What gives the model's accuracy on `val` as it is at the moment; the frozen half runs once."""
+    """What says how good the model is on `val` as it is at the moment; the frozen half runs once."""
     accelerator = Accelerator(mixed_precision="no")
 
     def compute(images: Tensor) -> Features:
@@ -168,7 +174,7 @@ def scorer(model: AdaptedModel, val: Samples, recipe: Recipe, report: Report) ->
     kept = keep(model, as_dataset(val, model, training=False), recipe, compute, report.features)
     batches = accelerator.prepare_data_loader(evaluation_batches(kept, recipe))
 
-    def accuracy() -> float:
-        return rank(model.task.metric, score(model, batches, accelerator).values[model.task.metric])
+    def goodness() -> float:
+        return metric_of(model.task).rank(decided(model.task, score(model, batches, accelerator).values))
 
-    return accuracy
+    return goodness

@@ -14,18 +14,18 @@ from sidetune.data.samples import Splits, split
 from sidetune.errors import NonFiniteLoss
 from sidetune.means import Means
 from sidetune.memo import Memo
-from sidetune.runs.carry_out import Ready, carry_out
+from sidetune.runs.carry_out import Ready, RunReport, carry_out
 from sidetune.runs.run import Run, images_of
-from sidetune.tasks.task import SHARES, rank
+from sidetune.tasks.metric import Metric, metric_of
+from sidetune.train.evaluate import check_metric
 from sidetune.train.kept import share_features
-from sidetune.train.loop import Report
 
 FACTORS = (0.25, 0.5, 1, 2)
 """Of the method's own learning rate."""
 SHARE_FOR_VALIDATION = 0.2
 
 
-class TrialReport(Report, Protocol):
+class TrialReport(RunReport, Protocol):
     def trial(self, trial: Trial) -> None: ...
 
 
@@ -69,14 +69,18 @@ def choose(
     quick = replace(run, images=images_of(parts))
     choices = choices_of(run, backbone, lr, rates, left_open)
     recipe = replace(run.recipe, views=0, means=means or Means())
+    metric = metric_of(run.task)
+    report.metric(metric)
     models = [with_choice(quick, choice).adapted(backbone) for choice in choices]
+    check_metric(models[0])
     features = share_features(parts.parts(), backbone, models, recipe, report.features)
     memo = memo or Memo()
 
     def tried(choice: Choice, epochs: int) -> Trial:
         trial = shortened(with_choice(quick, choice), epochs)
         if (known := memo.find({"trial": trial.digest})) is None:
-            known = outcome(trial, Ready(splits=parts, model=trial.adapted(backbone), features=features), means, report)
+            having = Ready(splits=parts, model=trial.adapted(backbone), features=features)
+            known = outcome(trial, having, means, report, metric)
             memo.put({"trial": trial.digest}, known)
         found = Trial(choice=choice, epochs=epochs, val_accuracy=known[0], loss=known[1])
         report.trial(found)
@@ -86,7 +90,7 @@ def choose(
     ends = own if open_ended is None else open_ended
     best, trials = halving(tried, choices, run.recipe.epochs, rounds=rounds, open_ended=ends)
     if own:
-        best = cautious(trials, run.method.lr, len(val))
+        best = cautious(trials, run.method.lr, len(val), metric)
     return Chosen(run=with_choice(run, best), choice=best, trials=tuple(trials), num_images=len(val))
 
 
@@ -117,11 +121,12 @@ def shortened(run: Run, epochs: int) -> Run:
     return replace(run, recipe=replace(recipe, warmup_epochs=None, keep="last"))
 
 
-def outcome(run: Run, having: Ready, means: Means | None, report: Report) -> tuple[float, float]:
-    """How good the last epoch is on validation images, and its loss."""
-    metric = run.task.metric
+def outcome(run: Run, having: Ready, means: Means | None, report: RunReport, metric: Metric) -> tuple[float, float]:
+    """How good the last epoch is on validation images, larger being better, and its loss."""
     try:
         last = carry_out(run, means, report, having=having, scored=()).history[-1]
     except NonFiniteLoss:
-        return -math.inf if metric not in SHARES else 0, math.inf
-    return rank(metric, last.scored(metric) or 0), last.loss
+        return metric.rank(metric.worst), math.inf
+    value = last.scored(metric.key)
+    assert value is not None
+    return metric.rank(value), last.loss

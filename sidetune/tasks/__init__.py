@@ -41,7 +41,8 @@ TASKS: dict[str, type[Task]] = {
 def find_task(name: str) -> type[Any]:
     """The task of a name. Raises ValueError for another."""
     if name not in TASKS:
-        raise unknown("task", name, TASKS)
+        hint = "one of your own is known once its module is imported (sidetune --import MODULE VERB ...)"
+        raise ValueError(f"{unknown('task', name, TASKS)}; {hint}")
     return TASKS[name]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
@@ -14,45 +14,9 @@ from sidetune.errors import unknown
 from sidetune.methods.method import Method
 from sidetune.seam.taps import Need
 
-SHARES = {
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "macro_f1": "macro F1",
-    "map": "mAP",
-    "exact_match": "all labels right",
-    "miou": "mIoU",
-    "pixel_accuracy": "pixel accuracy",
-    "class_accuracy": "class accuracy",
-    "ap": "AP",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "ar100": "AR100",
-    "voc07": "VOC07 mAP",
-}
-"""Metrics in 0..1, told in per cent; larger is better."""
-FIGURES = {"r2": "R2", "mae": "MAE", "rmse": "RMSE"}
-LOWER_IS_BETTER = frozenset({"mae", "rmse"})
 
-
-def factor(metric: str) -> int:
-    """What a metric is multiplied with where it is told."""
-    return 100 if metric in SHARES else 1
-
-
-def in_figures(metric: str, value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f} %" if metric in SHARES else f"{value:.4g}"
-
-
-def name_of(metric: str) -> str:
-    return (SHARES | FIGURES)[metric]
-
-
-def rank(metric: str, value: float) -> float:
-    """Larger is better."""
-    return -value if metric in LOWER_IS_BETTER else value
-
-
-def check_metric(metric: str, known: Sequence[str]) -> None:
+def check_metric(metric: str, known: Iterable[str]) -> None:
+    """Raises ValueError for a metric that a score does not have."""
     if metric not in known:
         raise unknown("metric", metric, known)
 
@@ -136,7 +100,8 @@ class Task(Protocol):
 
     @property
     def metric(self) -> str:
-        """Of the score's values the one that decides: which epoch is best, which choice, which row of a table."""
+        """Of the score's values the one that decides: which epoch is best, which choice, which row of a table. A task
+        may list in `metrics` how its values are told and which way is better, see `sidetune.tasks.metric`."""
         ...
 
     def taps(self, backbone: Backbone, method: Method) -> Need:

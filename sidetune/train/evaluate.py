@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from sidetune.datasets import Data, as_dataset
 from sidetune.model import AdaptedModel
 from sidetune.recipe import Precision, Recipe
+from sidetune.tasks.metric import decided
 from sidetune.tasks.task import Score
 from sidetune.train.batches import evaluation_batches
 from sidetune.train.precision import TYPES, resolve
@@ -62,3 +63,20 @@ def score(
             progress(step, total)
     model.train(was_training)
     return meter.score()
+
+
+@torch.no_grad()
+@torch.no_grad()
+def check_metric(model: AdaptedModel) -> None:
+    """Raises ValueError where the task's score has no such figure as its `metric`, before hours are spent on it: seen
+    on two stand-in images. A score that two images are too few for says so at the first validation."""
+    task, size, was_training = model.task, model.card.image_size, model.training
+    model.eval()
+    meter = task.meter()
+    meter.add(model(torch.zeros(2, 3, *size, device=model.device)).cpu(), task.stand_in(2, size))
+    model.train(was_training)
+    try:
+        values = meter.score().values
+    except (ValueError, ArithmeticError):
+        return
+    decided(task, values)

@@ -29,11 +29,11 @@ from sidetune.recipe import Precision, Recipe
 from sidetune.seam.features import Features
 from sidetune.store import Kept
 from sidetune.tasks import described
-from sidetune.tasks.task import rank
+from sidetune.tasks.metric import Metric, decided, metric_of
 from sidetune.train.batches import evaluation_batches, training_batches
 from sidetune.train.checkpoint import Checkpoint, RunFolder
 from sidetune.train.epoch import Epoch
-from sidetune.train.evaluate import score
+from sidetune.train.evaluate import check_metric, score
 from sidetune.train.kept import keep
 from sidetune.train.logs import TensorBoard
 from sidetune.train.optimizer import make_optimizer, set_lr
@@ -60,6 +60,9 @@ class Silent:
         pass
 
     def epoch(self, epoch: Epoch, num_epochs: int) -> None:
+        pass
+
+    def metric(self, metric: Metric) -> None:
         pass
 
 
@@ -104,9 +107,11 @@ def fit(
     `store`, features of the frozen half are kept on disk there, where later runs find them. Uses the GPU if there is
     one, and all processes of `accelerate launch` or `torchrun`.
 
-    Raises DataError for data that does not fit and for a damaged run, RunExists if `out` already holds a run, another
-    than is to be resumed, or files of others, InUse while another process works on it, NonFiniteLoss if the loss
-    becomes NaN or infinite and Interrupted at Ctrl-C (both leave the last checkpoint), NoSpace before a full disk.
+    Raises DataError for data that does not fit and for a damaged run, ValueError for choices that do not go together
+    and, before anything is trained, for a metric that the task's score does not have, RunExists if `out` already holds
+    a run, another than is to be resumed, or files of others, InUse while another process works on it, NonFiniteLoss if
+    the loss becomes NaN or infinite and Interrupted at Ctrl-C (both leave the last checkpoint), NoSpace before a full
+    disk.
     """
     recipe, report = recipe or Recipe(), report or Silent()
     recipe = recipe if means is None else replace(recipe, means=means)
@@ -121,6 +126,7 @@ def fit(
         raise ValueError("keep='best' chooses by validation images; pass val= (--set tune=true), or keep='last'")
     val_set = None if val is None else as_dataset(val, model, training=False)
     model.task = model.task.begin(Targets(train_set))
+    check_metric(model)
     model.recipe = recipe
     if recipe.means.micro_batch is not None and not can_be_cut(model):
         raise ValueError(
@@ -216,6 +222,7 @@ class Training:
                 record = self.train_epoch(parallel, batches, number)
                 if val_batches is not None:
                     val_score = dict(score(self.model, val_batches, self.accelerator).values)
+                    decided(self.model.task, val_score)
                     record = replace(record, val_accuracy=val_score.get("accuracy"), val=val_score)
                 self.close_epoch(progress, record)
                 board.epoch(record)
@@ -310,8 +317,8 @@ class Training:
 
     def rank(self, record: Epoch) -> float | None:
         """How good an epoch is by the task's metric; larger is better, None without validation images."""
-        metric = self.model.task.metric
-        return None if (value := record.scored(metric)) is None else rank(metric, value)
+        metric = metric_of(self.model.task)
+        return None if (value := record.scored(metric.key)) is None else metric.rank(value)
 
     def check(self, total: Tensor, number: int, step: int, num_steps: int) -> None:
         if math.isfinite(total.item()):

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from sidetune.choose.rates import Trial, cautious, halving, outward
+from sidetune.tasks.metric import METRICS
 
 
 def best_at(lr, tried=None):
@@ -61,7 +62,7 @@ def test_only_an_outermost_rate_leads_further(best, factor):
 def test_the_methods_own_rate_is_left_only_for_one_that_is_clearly_better(accuracies, chosen):
     short = [Trial(choice={"lr": lr}, epochs=3, val_accuracy=1.0, loss=0.1) for lr in (1e-3, 8e-3)]
     long = [Trial(choice={"lr": lr}, epochs=12, val_accuracy=a, loss=1.0) for lr, a in accuracies.items()]
-    assert cautious([*short, *long], 1e-3, 200)["lr"] == chosen
+    assert cautious([*short, *long], 1e-3, 200, METRICS["accuracy"])["lr"] == chosen
 
 
 def test_of_level_choices_with_the_same_rate_the_better_one_is_taken():
@@ -69,4 +70,4 @@ def test_of_level_choices_with_the_same_rate_the_better_one_is_taken():
         Trial(choice={"lr": 1e-3, "k": k}, epochs=12, val_accuracy=a, loss=1.0) for k, a in ((6, 0.78), (10, 0.8))
     ]
     best = Trial(choice={"lr": 2e-3, "k": 12}, epochs=12, val_accuracy=0.81, loss=1.0)
-    assert cautious([*trials, best], 1e-3, 200) == {"lr": 1e-3, "k": 10}
+    assert cautious([*trials, best], 1e-3, 200, METRICS["accuracy"]) == {"lr": 1e-3, "k": 10}
