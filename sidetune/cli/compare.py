@@ -47,6 +47,7 @@ def compare_command(
     """Train methods side by side: accuracy, trained parameters, peak memory, seconds."""
     from sidetune.cli.choices import Setup, changed, changed_recipe, check_names, opened, parse, several
     from sidetune.cli.data import read_checked, source_of
+    from sidetune.cli.named import setup_of
     from sidetune.cli.progress import progress
     from sidetune.cli.resumable import words_given
     from sidetune.cli.trials import with_rates
@@ -61,7 +62,7 @@ def compare_command(
     choices = parse(settings)
     if choices.method:
         raise ValueError("method choices differ from method to method; register a preset of your own to compare it")
-    setup, recipe, names, rates = Setup(), Recipe(), several(methods), None
+    setup, recipe, names, rates, of_task = Setup(), Recipe(), several(methods), None, dict[str, str]()
     if recipe_name is None:
         chosen = {name: find_method(name) for name in names}
     else:
@@ -69,7 +70,7 @@ def compare_command(
         chosen, run = {name: run.method for name, run in runs.items()}, runs[names[0]]
         if any(other.mean != run.mean for other in runs.values()):
             raise ValueError(f"{recipe_name} normalises pixels otherwise for some of {methods}; compare those apart")
-        setup, recipe = Setup(transform=run.transform, mean=run.mean, std=run.std), run.recipe
+        setup, recipe, of_task = setup_of(run), run.recipe, dict(run.task)
         backbone, rates = backbone or run.backbone, run.rates or None
     setup, recipe = changed(setup, choices.setup), changed_recipe(recipe, choices, epochs=epochs, lr=lr)
     backbone = backbone or DEFAULT_BACKBONE
@@ -79,7 +80,7 @@ def compare_command(
         splits = read_checked(source, report)
         out = out or Path(f"compare-{splits.name}")
         memo = held.enter_context(output_folder(out, words_given(context), resume=resume, overwrite=overwrite))
-        task = changed(task_of(splits.train, setup.task), choices.task)
+        task = changed(task_of(splits.train, setup.task), of_task | choices.task)
         transform = setup.preset(task.targets)
         network = opened(backbone, setup)
         if lr == "auto":

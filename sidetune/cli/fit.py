@@ -103,7 +103,7 @@ def fit_command(
         splits = read_checked(source, report)
         goes_on = before is not None and start.setup.task == setup.task
         begun = from_description(before or {}) if goes_on else task_of(splits.train, setup.task)
-        begun = changed(begun, choices.task)
+        begun = changed(begun, {**start.task, **choices.task})
         transform = setup.preset(begun.targets)
         network = opened(start.backbone, setup)
         held.enter_context(worked_on(out))
