@@ -21,8 +21,13 @@ class Recipe:
     """Learning rate after warm-up; the method's own default if None."""
     head_rate: float = 1.0
     """The head's learning rate, in that of the rest (10 in SegFormer's recipe)."""
-    warmup_epochs: int | None = None
-    """Linear warm-up from `warmup_lr`; a tenth of the epochs if None."""
+    schedule: Literal["cosine", "poly", "steps"] = "cosine"
+    """How the rate falls: along a half cosine, in a straight line (mmsegmentation's poly of power 1), or to a tenth at
+    each of `milestones`."""
+    milestones: tuple[int, ...] = ()
+    """Epochs, counted from 0, before which the rate falls to a tenth (with `steps`)."""
+    warmup_epochs: float | None = None
+    """Linear warm-up from `warmup_lr`; a tenth of the epochs if None. Parts of an epoch count with `lr_update=step`."""
     cooldown_epochs: int = 0
     """Epochs at `min_lr` after the cosine (10 in the DTL authors' runs)."""
     warmup_lr: float = 1e-7
@@ -67,6 +72,12 @@ class Recipe:
             raise ValueError(f"drop_path must be in 0..1, got {self.drop_path}")
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs <= self.epochs:
             raise ValueError(f"warmup_epochs must be in 0..{self.epochs}, got {self.warmup_epochs}")
+        if self.schedule == "steps" and not self.milestones:
+            raise ValueError("schedule='steps' needs milestones, the epochs at which the rate falls, such as (27, 33)")
+        if self.milestones and self.schedule != "steps":
+            raise ValueError(f"milestones belong to schedule='steps'; with {self.schedule!r} the rate falls all along")
+        if list(self.milestones) != sorted({m for m in self.milestones if 0 < m < self.epochs}):
+            raise ValueError(f"milestones must rise and lie in 1..{self.epochs - 1}, got {self.milestones}")
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
@@ -87,13 +98,14 @@ class Recipe:
             raise AttributeError(f"a Recipe has no field {name!r}")
 
 
-SINCE = {"head_rate": 1.0}
+SINCE = {"head_rate": 1.0, "schedule": "cosine", "milestones": ()}
 """Fields that version 0.1 did not have, with what was always so."""
 CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
     "optimizer": ("adamw", "sgd"),
     "keep": ("last", "best"),
     "lr_update": ("epoch", "step"),
+    "schedule": ("cosine", "poly", "steps"),
     "weights": ("same", "int8"),
     "codec": ("same", "fp16", "bf16", "int8"),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,6 +49,7 @@ def compare_command(
     """Train methods side by side: accuracy, trained parameters, peak memory, seconds."""
     from sidetune.cli.choices import Setup, changed, changed_recipe, check_names, opened, parse, several
     from sidetune.cli.data import read_checked, source_of
+    from sidetune.cli.named import setup_of
     from sidetune.cli.progress import progress
     from sidetune.cli.resumable import words_given
     from sidetune.cli.tasks import task_for
@@ -71,7 +72,7 @@ def compare_command(
         chosen, run = {name: run.method for name, run in runs.items()}, runs[names[0]]
         if any(other.mean != run.mean for other in runs.values()):
             raise ValueError(f"{recipe_name} normalises pixels otherwise for some of {methods}; compare those apart")
-        setup, recipe = Setup(transform=run.transform, mean=run.mean, std=run.std), run.recipe
+        setup, recipe, choices = setup_of(run), run.recipe, replace(choices, task={**run.task, **choices.task})
         backbone, rates = backbone or run.backbone, run.rates or None
     setup, recipe = changed(setup, choices.setup), changed_recipe(recipe, choices, epochs=epochs, lr=lr)
     backbone = backbone or DEFAULT_BACKBONE

@@ -87,6 +87,7 @@ def fit_command(
         ERR.print(f"nothing to resume in {out}; a run begins{tried}", markup=False)
     if data is None:
         raise DataError(f"{out} does not say what it was trained on; name the images")
+    choices = replace(choices, task={**start.task, **choices.task})
     setup = changed(start.setup, choices.setup)
     if k is not None:
         choices.method["k"] = k

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from sidetune.cli.choices import Setup
 from sidetune.cli.options import DEFAULT_BACKBONE
 from sidetune.methods import Method, find_method
 from sidetune.recipe import Recipe
 from sidetune.runs.conventions import named_run
+from sidetune.runs.papers import PaperRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,8 @@ class Asked:
     setup: Setup
     rates: tuple[float, ...] | None = None
     """Learning rates that the recipe's authors tried."""
+    task: Mapping[str, str] = field(default_factory=dict)
+    """Choices of the task."""
 
 
 def asked(recipe: str | None, method: str | None, backbone: str | None, default_method: str) -> Asked:
@@ -39,6 +43,12 @@ def asked(recipe: str | None, method: str | None, backbone: str | None, default_
         preset=run.preset,
         method=run.method,
         recipe=run.recipe,
-        setup=Setup(transform=run.transform, mean=run.mean, std=run.std),
+        setup=setup_of(run),
         rates=run.rates or None,
+        task=run.task,
     )
+
+
+def setup_of(run: PaperRun) -> Setup:
+    task = "auto" if run.targets == "classification" else run.targets
+    return Setup(transform=run.transform, mean=run.mean, std=run.std, image_size=run.image_size, task=task)

@@ -40,4 +40,5 @@ def gone_on_with(request: Mapping[str, Any], start: Asked, *, method: str | None
         method=method_from(request["method"]) if method in (None, preset) else find_method(method),
         recipe=recipe_of(request),
         setup=from_saved(Setup, setup),
+        task={},
     )

@@ -55,7 +55,7 @@ def search_command(
 
     choices = parse(settings, task)
     start = asked(recipe, method, backbone, method)
-    setup = changed(start.setup, choices.setup)
+    setup, choices = changed(start.setup, choices.setup), replace(choices, task={**start.task, **choices.task})
     supernets = replace(start.recipe, epochs=epochs, warmup_epochs=None, lr=SUPERNET_LR)
     supernets = changed_recipe(supernets, choices)
     chosen = changed(start.method, choices.method)

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 
+from sidetune.backbones.sizes import Size
+from sidetune.data.samples import Kind
 from sidetune.errors import unknown
 from sidetune.heads.linear import HeadStart
 from sidetune.methods import find_method
@@ -28,6 +30,19 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 NOAHS = Recipe(batch_size=64, lr=1e-3, weight_decay=1e-4, warmup_lr=1e-6, min_lr=1e-5, drop_path=0.1)
 """100 epochs of AdamW, a tenth of them warm-up; NOAH's repository, which FacT, SPT and others started from."""
+
+ADE20K = Recipe(
+    epochs=127,
+    batch_size=16,
+    lr=6e-5,
+    weight_decay=0.01,
+    warmup_epochs=1500 * 16 / 20_210,
+    warmup_lr=1e-6,
+    min_lr=0.0,
+    schedule="poly",
+    lr_update="step",
+)
+"""mmsegmentation's schedule of 160,000 steps in epochs of 20,210 images, so that it fits other sets; 1,500 warm up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +68,31 @@ class Convention:
     """What a preset's name means here."""
     choices: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Changes of presets' fields."""
+    targets: Kind = "classification"
+    """What it is for. Heads other than classification's have no pooling and no start of their own."""
+    task: Mapping[str, str] = field(default_factory=dict)
+    """Choices of the task, as `--set task.NAME=VALUE` has them."""
+    image_size: Size | None = None
+    """Height and width; the backbone's own if None."""
 
     def run(self, method: str | None = None) -> PaperRun:
         """Everything that a run of one method fixes. Raises ValueError for an unknown preset."""
         name = method or self.method
         preset = self.forms.get(name, name)
         halved = preset in self.in_halves
+        of_head = {"pool": self.pool, "head_start": self.head_start} if self.targets == "classification" else {}
         return PaperRun(
             backbone=self.backbone,
             preset=preset,
-            method=find_method(preset, pool=self.pool, head_start=self.head_start, **self.choices.get(preset, {})),
+            method=find_method(preset, **of_head, **self.choices.get(preset, {})),
             recipe=self.recipe,
             transform=self.transform,
             mean=HALF if halved else self.mean,
             std=HALF if halved else self.std,
             rates=self.rates,
+            targets=self.targets,
+            task=self.task,
+            image_size=self.image_size,
         )
 
 
@@ -150,6 +175,31 @@ CONVENTIONS: dict[str, Convention] = {
         std=HALF,
         recipe=Recipe(lr=1e-3, weight_decay=5e-5, cooldown_epochs=10, drop_path=0.1),
         selection="the best test epoch",
+    ),
+    "ade20k-upernet": Convention(
+        source="Swin's and Mona's configurations for mmsegmentation, which DTLv2's tables take over: 160,000 steps of "
+        "16 crops, which are 127 epochs of ADE20K's 20,210 images. Mona's own rows ran at 3e-4 and drop path 0.2 there",
+        method="dtlv2",
+        backbone="swin_large_patch4_window7_224.ms_in22k",
+        transform="scene",
+        recipe=replace(ADE20K, drop_path=0.3),
+        selection="the last step",
+        choices={name: {"rank": 192} for name in ("dtl+", "dtlv2", "dtlv2-ls")},
+        targets="segmentation",
+        task={"decoder": "upernet", "width": "512", "norm": "batch"},
+        image_size=(512, 512),
+    ),
+    "ade20k-segformer": Convention(
+        source="SegFormer's configuration for mmsegmentation, which MIST's table takes over: the decoder at ten times "
+        "the rate. MiT's weights are under a licence for research alone; pass their file as --backbone",
+        method="mist",
+        backbone="mit_b4",
+        transform="scene",
+        recipe=replace(ADE20K, drop_path=0.1, head_rate=10.0),
+        selection="the last step",
+        targets="segmentation",
+        task={"decoder": "segformer", "width": "256", "norm": "batch"},
+        image_size=(512, 512),
     ),
 }
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
+from sidetune.backbones.sizes import Size
+from sidetune.data.samples import Kind
 from sidetune.errors import unknown
 from sidetune.methods import Method
 from sidetune.methods.dtl import DTL
@@ -38,6 +41,12 @@ class PaperRun:
     """Pixels are normalised to -1..1 in all of the DTL authors' runs."""
     rates: tuple[float, ...] = ()
     """Learning rates to choose from by validation, where the authors did."""
+    targets: Kind = "classification"
+    """What it is for."""
+    task: Mapping[str, str] = field(default_factory=dict)
+    """Choices of the task, as `--set task.NAME=VALUE` has them."""
+    image_size: Size | None = None
+    """Height and width; the backbone's own if None."""
 
 
 @cache

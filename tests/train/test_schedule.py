@@ -6,8 +6,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from sidetune.methods import DTL
+from sidetune.methods import DTL, DTLv2, LoRA
 from sidetune.recipe import Recipe
+from sidetune.runs.conventions import named_run
 from sidetune.runs.papers import paper_run, paper_runs
 from sidetune.train.schedule import learning_rate, num_epochs
 
@@ -23,6 +24,48 @@ def test_the_rate_is_that_of_timms_cosine_scheduler():
         theirs.step(epoch)
         expected = optimizer.param_groups[0]["lr"]
         assert learning_rate(recipe, 3e-3, epoch) == pytest.approx(expected, rel=1e-9), epoch
+
+
+@pytest.mark.parametrize("choices", [{"schedule": "poly"}, {"schedule": "steps", "milestones": (27, 33)}])
+def test_other_ways_down_are_those_of_pytorchs_schedulers(choices):
+    import torch
+    from torch.optim.lr_scheduler import MultiStepLR, PolynomialLR
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-4)
+    if choices["schedule"] == "poly":
+        theirs = PolynomialLR(optimizer, total_iters=36, power=1.0)
+    else:
+        theirs = MultiStepLR(optimizer, milestones=[27, 33])
+    recipe = Recipe(epochs=36, warmup_epochs=0, min_lr=0.0, **choices)
+    for epoch in range(36):
+        assert learning_rate(recipe, 1e-4, epoch) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), epoch
+        optimizer.step()
+        theirs.step()
+    assert learning_rate(recipe, 1e-4, 36) == 0
+
+
+def test_warm_up_may_end_within_an_epoch_and_then_the_way_down_goes_on():
+    recipe = Recipe(epochs=10, warmup_epochs=1.5, warmup_lr=0.0, min_lr=0.0, schedule="poly")
+    assert [learning_rate(recipe, 1.0, e) for e in (0.75, 1.5, 5.0)] == [pytest.approx(r) for r in (0.5, 0.85, 0.5)]
+
+
+def test_a_run_without_the_new_choices_has_the_digest_it_had():
+    assert {"schedule", "milestones", "head_rate"}.isdisjoint(Recipe().deciding())
+    assert Recipe(schedule="poly").deciding()["schedule"] == "poly"
+
+
+def test_recipes_for_scenes_are_the_published_ones_in_epochs():
+    run = named_run("ade20k-upernet")
+    assert run.targets == "segmentation" and run.task == {"decoder": "upernet", "width": "512", "norm": "batch"}
+    assert run.method == DTLv2(rank=192) and run.image_size == (512, 512)
+    steps = 20_210 / run.recipe.batch_size
+    assert run.recipe.epochs * steps == pytest.approx(160_000, rel=0.005)
+    assert run.recipe.warmup_epochs * steps == pytest.approx(1500)
+    half = learning_rate(run.recipe, run.recipe.lr, run.recipe.epochs / 2)
+    assert half == pytest.approx(3e-5) and run.recipe.drop_path == 0.3
+    lighter = named_run("ade20k-segformer")
+    assert lighter.recipe.head_rate == 10 and lighter.recipe.drop_path == 0.1 and lighter.backbone == "mit_b4"
+    assert named_run("ade20k-upernet", "lora").method == LoRA()
 
 
 def test_warm_up_defaults_to_a_tenth_of_the_epochs():
@@ -75,6 +118,11 @@ def test_paper_recipes_are_available_by_name():
         ({"weight_decay": -1.0}, "weight_decay must not be negative"),
         ({"drop_path": 1.0}, "drop_path must be in 0..1"),
         ({"epochs": 5, "warmup_epochs": 6}, "warmup_epochs must be in 0..5, got 6"),
+        ({"schedule": "steps"}, "needs milestones, the epochs at which the rate falls"),
+        ({"milestones": (3,)}, "milestones belong to schedule='steps'; with 'cosine'"),
+        ({"epochs": 5, "schedule": "steps", "milestones": (3, 2)}, "milestones must rise and lie in 1..4, got .3, 2."),
+        ({"epochs": 5, "schedule": "steps", "milestones": (5,)}, "milestones must rise and lie in 1..4"),
+        ({"schedule": "linear"}, "schedule must be one of cosine, poly, steps, got 'linear'"),
         ({"precision": "fp8"}, "precision must be one of auto, fp32, bf16, fp16"),
     ],
 )
