@@ -44,6 +44,7 @@ TINY = {
     "convnext": ("convnext_tiny", {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}),
     "resnet": ("resnet18", {"channels": (8, 16, 24, 32)}),
     "efficientnet": ("tf_efficientnet_lite0", {}),
+    "mit": ("mit_b0", {"depths": (1, 1, 2, 1), "widths": (8, 16, 24, 32), "num_heads": (1, 1, 2, 2)}),
 }
 CNN_SIZE = 32
 STAGES = {
@@ -55,6 +56,7 @@ STAGES = {
     "convnext": (1, 1, 2, 1),
     "resnet": (2, 2, 2, 2),
     "efficientnet": (1, 2, 2, 3, 3, 4, 1),
+    "mit": (1, 1, 2, 1),
 }
 """How many blocks each stage of these has."""
 CHANGING = {"resnet": (1, 3, 5, 7), "efficientnet": (1, 2, 4, 6, 9, 12, 16)}
@@ -82,7 +84,7 @@ def tiny_network(kind: str, seed: int = 0) -> torch.nn.Module:
 
 
 def tiny_backbone(kind: str, seed: int = 0) -> Backbone:
-    size = CNN_SIZE if kind in ("convnext", "resnet", "efficientnet") else None
+    size = CNN_SIZE if kind in (*CHANNELS_FIRST, "mit") else None
     return open_backbone(tiny_network(kind, seed), image_size=size)
 
 

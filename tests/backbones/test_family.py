@@ -77,7 +77,7 @@ def test_what_a_network_of_a_varying_family_has_is_asked_of_its_blocks(name, has
 
 def test_families_are_told_by_name_and_equal_theirs():
     assert [family.name for family in FAMILIES.values()] == [
-        *("vit", "eva", "swin", "convnext", "resnet", "efficientnet")
+        *("vit", "eva", "swin", "convnext", "resnet", "efficientnet", "mit")
     ]
     assert {tiny_backbone(kind).family for kind in TINY} == set(FAMILIES.values())
     assert family_named("vit") is VIT and VIT == "vit" and "swin" not in (VIT,) and {"vit": 1}[VIT] == 1
