@@ -44,6 +44,7 @@ TINY = {
     "convnext": ("convnext_tiny", {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}),
     "resnet": ("resnet18", {"channels": (8, 16, 24, 32)}),
     "efficientnet": ("tf_efficientnet_lite0", {}),
+    "mit": ("mit_b0", {"depths": (1, 1, 2, 1), "widths": (8, 16, 24, 32), "num_heads": (1, 1, 2, 2)}),
 }
 CNN_SIZE = 32
 STAGES = {
@@ -55,6 +56,7 @@ STAGES = {
     "convnext": (1, 1, 2, 1),
     "resnet": (2, 2, 2, 2),
     "efficientnet": (1, 2, 2, 3, 3, 4, 1),
+    "mit": (1, 1, 2, 1),
 }
 """How many blocks each stage of these has. What tests have by kind are answers written down by hand; a kind
 that is new in TINY needs none."""

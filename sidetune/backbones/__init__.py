@@ -18,6 +18,7 @@ from sidetune.backbones.cnn import EFFICIENTNET, RESNET
 from sidetune.backbones.convnext import CONVNEXT
 from sidetune.backbones.eva import EVA
 from sidetune.backbones.family import Family, Parts, patches_of
+from sidetune.backbones.mit import MIT, MixTransformer
 from sidetune.backbones.packaged import PACKAGED
 from sidetune.backbones.sizes import Size, Steps
 from sidetune.backbones.structure import frozen, rebuild
@@ -36,8 +37,9 @@ FAMILIES: dict[type[nn.Module], Family] = {
     ConvNeXt: CONVNEXT,
     ResNet: RESNET,
     EfficientNet: EFFICIENTNET,
+    MixTransformer: MIT,
 }
-"""By timm's class. A family of your own joins with `FAMILIES[Theirs] = MINE`."""
+"""By class, timm's but the last. A family of your own joins with `FAMILIES[Theirs] = MINE`."""
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
