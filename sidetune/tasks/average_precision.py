@@ -98,16 +98,12 @@ def voc07(found: Sequence[Detections], truth: Sequence[Float[Tensor, "_ 6"]], nu
     one of an object is wrong, and what lies on one that is kept aside (difficult) does not count. The devkit takes
     corners as pixels that belong to the box, which fractions do not know.
     """
-    rows = [judged(*each) for each in zip(found, truth, strict=True)]
-    labels, scores, right, counts = np.concatenate(rows).T if rows else np.empty((4, 0))
-    wanted = [int(((t[:, 4] == c) & (t[:, 5] == 0)).sum()) for c in range(num_classes) for t in [torch.cat([*truth])]]
-    return np.array(
-        [
-            eleven_points(right[mine][np.argsort(-scores[mine], kind="stable")], num) if num else np.nan
-            for c, num in enumerate(wanted)
-            for mine in [(labels == c) & (counts > 0)]
-        ]
-    )
+    rows = np.concatenate([np.empty((0, 4)), *(judged(*each) for each in zip(found, truth, strict=True))])
+    labels, _, right, counts = rows[np.argsort(-rows[:, 1], kind="stable")].T
+    objects = torch.cat([torch.empty(0, 6), *truth])
+    wanted = objects[objects[:, 5] == 0, 4].long().bincount(minlength=num_classes).tolist()
+    mine = [right[(labels == c) & (counts > 0)] for c in range(num_classes)]
+    return np.array([eleven_points(m, num) if num else np.nan for m, num in zip(mine, wanted, strict=True)])
 
 
 def eleven_points(right: Float[np.ndarray, " answer"], wanted: int) -> float:
