@@ -15,6 +15,7 @@ from sidetune.seam.levels import Level
 
 NORMS = ("group", "batch")
 GROUPS = 32
+CHANNELS = 8
 
 
 class Maps(nn.Module):
@@ -36,8 +37,16 @@ def convolved(width: int, out: int, size: int = 1, norm: str = "group") -> nn.Se
     be cut in pieces; batch norms are the authors'."""
     if norm not in NORMS:
         raise unknown("norm", norm, NORMS)
-    normed = nn.BatchNorm2d(out) if norm == "batch" else nn.GroupNorm(math.gcd(GROUPS, out), out)
+    normed = nn.BatchNorm2d(out) if norm == "batch" else nn.GroupNorm(num_groups(out), out)
     return nn.Sequential(nn.Conv2d(width, out, size, padding=size // 2, bias=False), normed, nn.ReLU())
+
+
+def num_groups(width: int) -> int:
+    """Up to 32 groups of channels, of 8 or more where there are so many: of one place a single channel has no norm."""
+    groups = math.gcd(GROUPS, width)
+    while groups > 1 and width // groups < CHANNELS:
+        groups //= 2
+    return groups
 
 
 def resized(maps: Float[Tensor, "batch channel row column"], size: Sequence[int]) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sidetune.data.samples import Samples
+from sidetune.data.samples import NO_INSTANCES, Samples
 from sidetune.errors import unknown
 from sidetune.saved import from_saved
 from sidetune.tasks.classification import Classification
@@ -40,6 +40,8 @@ TASKS: dict[str, type[Task]] = {
 
 def find_task(name: str) -> type[Any]:
     """The task of a name. Raises ValueError for another."""
+    if name == "instances" and name not in TASKS:
+        raise ValueError(NO_INSTANCES)
     if name not in TASKS:
         hint = "one of your own is known once its module is imported (sidetune --import MODULE VERB ...)"
         raise ValueError(f"{unknown('task', name, TASKS)}; {hint}")
