@@ -66,7 +66,6 @@ def score(
 
 
 @torch.no_grad()
-@torch.no_grad()
 def check_metric(model: AdaptedModel) -> None:
     """Raises ValueError where the task's score has no such figure as its `metric`, before hours are spent on it: seen
     on two stand-in images. A score that two images are too few for says so at the first validation."""
