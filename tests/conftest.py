@@ -44,7 +44,7 @@ TINY = {
     "convnext": ("convnext_tiny", {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32)}),
     "resnet": ("resnet18", {"channels": (8, 16, 24, 32)}),
     "efficientnet": ("tf_efficientnet_lite0", {}),
-    "mit": ("mit_b0", {"depths": (1, 1, 2, 1), "widths": (8, 16, 24, 32), "num_heads": (1, 1, 2, 2)}),
+    "mit": ("mit_b0", {"depths": (1, 1, 2, 1), "widths": (16, 16, 24, 32), "num_heads": (1, 1, 2, 2)}),
 }
 CNN_SIZE = 32
 STAGES = {

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from sidetune.tasks.metric import Metric
+if TYPE_CHECKING:  # the small device chooses too, and tasks need PyTorch
+    from sidetune.tasks.metric import Metric
 
 SHORTEST_TRIAL = 3
 """Epochs of a run that only compares choices. After one of 25 steps all are about as good as chance."""

@@ -60,7 +60,7 @@ class Behind(nn.Module):
 
 def takes_maps(mlp: nn.Module) -> bool:
     """Whether an MLP is made of 1 x 1 convolutions and works on (batch, channel, row, column)."""
-    return any(isinstance(layer, nn.Conv2d) for layer in mlp.modules())
+    return any(isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) for layer in mlp.modules())
 
 
 def quick_gelu(x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 
 import sidetune
 from sidetune.means import Means
-from sidetune.recipe import MEANS, Recipe
+from sidetune.recipe import MEANS, SINCE, Recipe
 from sidetune.saved import CONFIG, from_saved
 from sidetune.sealed import sealed_json
 
