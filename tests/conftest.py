@@ -94,6 +94,17 @@ def tiny_backbone(kind: str, seed: int = 0) -> Backbone:
     return open_backbone(network, image_size=tiny_size(network))
 
 
+@pytest.fixture(autouse=True)
+def verbs_read_pictures_themselves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that read the few pictures of tests of verbs take longer to start than those to read. The README's
+    commands (tests/test_docs.py) have them."""
+    if request.path.parent.name == "cli":
+        for where in ("batches", "kept"):
+            monkeypatch.setattr(
+                f"sidetune.train.{where}.num_workers", lambda data, recipe: recipe.means.num_workers or 0
+            )
+
+
 @pytest.fixture(params=TINY)
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     return tiny_backbone(request.param)
