@@ -30,6 +30,17 @@ def run(monkeypatch, capsys, tmp_path):
     return run
 
 
+@pytest.fixture
+def fetched(monkeypatch):
+    """A small network in place of one that has to be fetched."""
+
+    def create(name, *, architecture, pretrained):
+        torch.manual_seed(0)
+        return timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, depth=3, embed_dim=48, num_heads=3)
+
+    monkeypatch.setattr("sidetune.backbones.create", create)
+
+
 @pytest.fixture(scope="session")
 def small(tmp_path_factory):
     """Six blocks of 64 channels, where only what is made of a network is looked at."""

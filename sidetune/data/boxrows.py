@@ -27,5 +27,6 @@ def padded(targets: Sequence[Float[Tensor, "_ 6"]]) -> Float[Tensor, "batch most
     return batch
 
 
-def unpadded(batch: Float[Tensor, "batch most 6"]) -> list[Float[Tensor, "_ 6"]]:
-    return [rows[rows[:, 4] != NOTHING] for rows in batch]
+def unpadded(rows: Float[Tensor, "most 6"]) -> Float[Tensor, "_ 6"]:
+    """What one picture of a batch has."""
+    return rows[rows[:, 4] != NOTHING]

@@ -19,11 +19,7 @@ from sidetune.heads.linear import LinearHead
 from sidetune.methods.method import Method
 from sidetune.seam.taps import Need
 from sidetune.tasks.task import check_metric
-
-MOST = 3
-"""Classes that are named in words."""
-POOR = 0.8
-"""Of the accuracy: a class whose recall is below is named."""
+from sidetune.tasks.words import MOST, POOR
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,11 @@ from torch import Tensor
 
 from sidetune.tasks.average_precision import coco_precision, evaluators, voc07
 from sidetune.tasks.detections import Detections, rows_of
+from sidetune.tasks.words import poorest
 
 METRICS = ("ap", "ap50", "ap75", "ar100", "voc07")
 AT_50, AT_75 = 0, 5
 """Where these stand among .50, .55, .., .95."""
-MOST = 3
-"""Classes that are named in words."""
-POOR = 0.8
-"""Of the mean: a class whose AP is below is named."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,9 +43,8 @@ class DetectionScore:
         """AP, AP50 and the classes whose AP is much lower."""
         values = self.values
         text = f"AP {100 * values['ap']:.2f} %, AP50 {100 * values['ap50']:.2f} %"
-        lowest = sorted((ap, name) for name, ap in self.of("ap").items() if ap is not None)
-        poor = [f"{name} ({100 * ap:.1f} %)" for ap, name in lowest[:MOST] if ap < POOR * values["ap"]]
-        return f"{text}; lowest AP: {', '.join(poor)}" if poor else text
+        poor = poorest(self.of("ap").values(), self.classes, values["ap"])
+        return f"{text}; lowest AP: {poor}" if poor else text
 
 
 class DetectionMeter:

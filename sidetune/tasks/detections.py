@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from sidetune.data.boxrows import unpadded
+from sidetune.data.cutboxes import target_of
 from sidetune.data.objects import Objects
 from sidetune.tasks.colours import outlined
 
@@ -103,10 +105,8 @@ def suppressed(
 def rows_of(target: Tensor | Objects) -> Float[Tensor, "object 6"]:
     """What an image has, without rows that say nothing; of `Objects` in fractions."""
     if isinstance(target, Objects):
-        height, width = target.size
-        columns = (target.boxes / (width, height, width, height), target.labels[:, None], target.aside[:, None])
-        return torch.cat([torch.as_tensor(column, dtype=torch.float32) for column in columns], dim=1)
-    return target[target[:, 4] >= 0]
+        return torch.from_numpy(target_of(target))
+    return unpadded(target)
 
 
 def counted(names: Iterable[str]) -> str:

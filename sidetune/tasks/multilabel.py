@@ -20,6 +20,7 @@ from sidetune.heads.linear import LinearHead
 from sidetune.methods.method import Method
 from sidetune.seam.taps import Need
 from sidetune.tasks.task import check_metric
+from sidetune.tasks.words import poorest
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,7 @@ class MultilabelScore:
 
     def in_words(self) -> str:
         values = self.values
-        lowest = sorted(
-            (ap, name) for ap, name in zip(self.average_precision, self.classes, strict=True) if ap is not None
-        )
-        least = ", ".join(f"{name} ({100 * ap:.1f} %)" for ap, name in lowest[:3] if ap < 0.8 * values["map"])
+        least = poorest(self.average_precision, self.classes, values["map"])
         text = (
             f"mAP {100 * values['map']:.2f} %, macro F1 {100 * values['macro_f1']:.2f} %, "
             f"all labels right {100 * self.exact_match:.2f} %"

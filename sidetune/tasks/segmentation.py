@@ -28,6 +28,7 @@ from sidetune.seam.levels import FINEST, levels
 from sidetune.seam.taps import Need
 from sidetune.tasks.colours import blended, palette
 from sidetune.tasks.task import check_metric
+from sidetune.tasks.words import MOST, poorest
 
 DECODERS = ("segformer", "upernet", "linear")
 WIDTHS = {"segformer": 256, "upernet": 512, "linear": 0}
@@ -35,10 +36,6 @@ WIDTHS = {"segformer": 256, "upernet": 512, "linear": 0}
 AUXILIARY = 0.4
 """What the auxiliary head's loss counts (PSPNet, UperNet as Swin's authors train it)."""
 METRICS = ("miou", "pixel_accuracy", "class_accuracy")
-MOST = 3
-"""Classes that are named in words."""
-POOR = 0.8
-"""Of the mean: a class whose IoU is below is named."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,9 +126,8 @@ class SegmentationScore:
         """mIoU and pixel accuracy, and the classes whose IoU is much lower."""
         values = self.values
         text = f"mIoU {100 * values['miou']:.2f} %, pixel accuracy {100 * values['pixel_accuracy']:.2f} %"
-        lowest = sorted((iou, name) for iou, name in zip(self.ious, self.classes, strict=True) if iou is not None)
-        poor = [f"{name} ({100 * iou:.1f} %)" for iou, name in lowest[:MOST] if iou < POOR * values["miou"]]
-        return f"{text}; lowest IoU: {', '.join(poor)}" if poor else text
+        poor = poorest(self.ious, self.classes, values["miou"])
+        return f"{text}; lowest IoU: {poor}" if poor else text
 
 
 class SegmentationMeter:

@@ -5,8 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-import timm
-import torch
 from PIL import Image
 
 import sidetune
@@ -14,14 +12,8 @@ from sidetune.cli.main import main
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, fetched):
     """24 pictures of bright squares on a dim ground, and a small network in place of one that has to be fetched."""
-
-    def create(name, *, architecture, pretrained):
-        torch.manual_seed(0)
-        return timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, depth=4, embed_dim=48, num_heads=3)
-
-    monkeypatch.setattr("sidetune.backbones.create", create)
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     for folder in ("images", "masks"):

@@ -15,14 +15,8 @@ from sidetune.errors import DataError
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path, monkeypatch, fetched):
     """48 grey pictures, some with a stripe, and a small network in place of one that has to be fetched."""
-
-    def create(name, *, architecture, pretrained):
-        torch.manual_seed(0)
-        return timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=32, depth=3, embed_dim=48, num_heads=3)
-
-    monkeypatch.setattr("sidetune.backbones.create", create)
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     (tmp_path / "sky/images").mkdir(parents=True)

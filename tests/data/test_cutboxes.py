@@ -174,7 +174,7 @@ def test_a_batch_is_filled_up_and_gives_back_what_it_was_made_of(counts):
     targets = rows_like(*counts)
     images, batch = collate([(torch.zeros(3, 2, 2), target) for target in targets])
     assert len(images) == len(counts) and batch.shape == (len(counts), max(counts), 6) and are_rows(targets[0])
-    assert all(map(torch.equal, unpadded(batch), targets))
+    assert all(map(torch.equal, map(unpadded, batch), targets))
     filling = [rows[n:] for rows, n in zip(batch, counts, strict=True)]
     assert all((rows == torch.tensor([0, 0, 0, 0, -1, 0])).all() for rows in filling)
     assert torch.equal(padded(targets), batch)
@@ -283,7 +283,7 @@ def test_features_in_memory_keep_the_boxes_of_each_picture():
     kept = remember(data, compute, batch_size=2)
     assert [len(kept[i][1]) for i in range(3)] == [2, 0, 1]
     features, batch = kept.__getitems__([2, 0])
-    assert batch.shape == (2, 2, 6) and all(map(torch.equal, unpadded(batch), (data[2][1], data[0][1])))
+    assert batch.shape == (2, 2, 6) and all(map(torch.equal, map(unpadded, batch), (data[2][1], data[0][1])))
     same = remember(dataset_of(THREE.subset([2, 2]), transform(), training=True), compute)
     assert same.__getitems__([1, 0])[1].shape == (2, 1, 6)
     again = remember(data, compute, batch_size=2, num_workers=1)
@@ -308,7 +308,7 @@ def test_a_store_finds_the_boxes_without_opening_a_picture(tmp_path):
     )
     store = fill(tmp_path, origin, data, labels, data.classes, compute)
     features, batch = store.__getitems__([1, 2, 0])
-    assert all(map(torch.equal, unpadded(batch), [data[i][1] for i in (1, 2, 0)])) and len(store[1][1]) == 0
+    assert all(map(torch.equal, map(unpadded, batch), [data[i][1] for i in (1, 2, 0)])) and len(store[1][1]) == 0
     assert torch.equal(features.tensors()[0], torch.stack([data[i][0].flatten() for i in (1, 2, 0)]))
 
 
